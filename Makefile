@@ -1,0 +1,63 @@
+# make help lists the targets. PYTHON names the interpreter that .venv is made from, ARGS the flags of a recipe.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+CHECKPOINT := models/all-MiniLM-L6-v2
+SAMPLES := recipes/samples
+ARGS ?=
+
+# What OFFLINE=1 stands for, per recipe: the checkpoint from the package index, the bundled sample, and the rate and
+# epochs that suit them. Flags in ARGS come later and win.
+offline_ner = --model_name_or_path $(CHECKPOINT) --train_file $(SAMPLES)/ner/train.conll \
+	--validation_file $(SAMPLES)/ner/validation.conll --test_file $(SAMPLES)/ner/test.conll \
+	--learning_rate 3e-4 --num_train_epochs 6 --per_device_train_batch_size 16
+
+recipe = $(subst -,_,$*)
+offline = $(if $(filter 1,$(OFFLINE)),$(or $(offline_$(recipe)),$(error no bundled sample for $*: give its files in ARGS)))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart checkpoint test test-all lint clean
+
+help: ## list the targets
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):.*## /\1\t/' | expand -t 18
+
+setup: $(READY) ## make .venv and install requirements.txt
+
+$(READY): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "error: $(PYTHON) is not Python 3.11 or later; install one and run make PYTHON=python3.x" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+checkpoint: $(CHECKPOINT)/model.safetensors ## fetch the small BERT that needs no Hub (80 MB)
+
+$(CHECKPOINT)/model.safetensors: | $(READY)
+	$(PY) -m common.checkpoint $(CHECKPOINT)
+
+quickstart: setup checkpoint ## fine-tune on the bundled sample, without a Hub
+	@$(MAKE) --no-print-directory train-ner OFFLINE=1
+
+train-%: setup ## train a recipe: make train-ner ARGS="--seed 1"; OFFLINE=1 for the bundled sample
+	@$(if $(filter 1,$(OFFLINE)),$(MAKE) --no-print-directory checkpoint)
+	$(PY) -m recipes.$(recipe) $(offline) $(ARGS)
+
+predict-%: setup ## ask a trained model: make predict-ner MODEL=runs/ner TEXT="..." (or FILE=...)
+	@$(PY) -m recipes.predict --model "$(or $(MODEL),runs/$(recipe))" $(if $(TEXT),--text "$$TEXT") $(if $(FILE),--file "$(FILE)") $(ARGS)
+
+test: setup ## the tests, offline, under 5 minutes
+	$(PY) -m pytest -m "not slow" $(ARGS)
+
+test-all: setup checkpoint ## all tests
+	$(PY) -m pytest $(ARGS)
+
+lint: setup ## ruff
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+clean: ## remove .venv, models and caches; runs stay
+	rm -rf $(VENV) models .pytest_cache .ruff_cache .hypothesis
+
+export TEXT

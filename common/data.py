@@ -1,0 +1,421 @@
+"""Hub name, local folder or files -> named splits, checked; every complaint names the file and the row.
+
+Files are read row by row into Arrow tables on disk, so memory does not grow with them. The cache is keyed by the
+content of the file and of this package's code: an edit of either is never answered with a stale copy.
+"""
+
+import csv
+import functools
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.errors import InputError
+from common.hub import hub_errors
+from common.tags import is_tag
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict, Features
+
+log = logging.getLogger("recipes")
+Row = tuple[str, dict[str, Any]]  # where it stands ("line 812", "row 3") and what it holds
+
+CONLL_SUFFIXES = (".conll", ".txt", ".iob", ".iob2", ".bio")
+SPLIT_NAMES = {"train": ["train"], "validation": ["validation", "dev", "valid", "val"], "test": ["test"]}
+HELD_OUT_SHARE = 0.1
+
+
+# Files to rows
+
+
+def read_lines(path: str) -> Iterator[tuple[int, str]]:
+    """Number (from 1) and text of each line of a UTF-8 file, without its line end; a byte order mark is dropped."""
+    with open_binary(path) as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{path}, line {number}: not UTF-8 (byte {raw[error.start]:#04x}); convert the file, "
+                    "for instance with iconv -f latin1 -t utf-8"
+                ) from None
+            if "\0" in line:
+                raise InputError(f"{path}, line {number}: holds a NUL byte; is this a text file?")
+            yield number, line.rstrip("\r\n")
+
+
+def open_binary(path: str):
+    """Open a file that the user named, or say in one line why it cannot be."""
+    if os.path.isdir(path):
+        raise InputError(f"{path}: is a folder; name a file in it")
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; check the path") from None
+
+
+def read_conll(path: str) -> Iterator[Row]:
+    """Sentences of a column file: the first column the word, the last the tag, tabs or spaces, blank lines between.
+
+    `-DOCSTART-` lines part documents. A line that opens a sentence with `#` and does not end in a tag is a comment
+    (CoNLL-U). A file with one column holds words without tags. Each row has `tokens`, `ner_tags` (unless one column),
+    `document` (-1 where unmarked) and `lines`, the line number of each token.
+    """
+    columns, document = None, -1
+    tokens: list[str] = []
+    tags: list[str] = []
+    lines: list[int] = []
+
+    def sentence() -> Row:
+        row = {"tokens": tokens, "document": document, "lines": lines}
+        return f"line {lines[0]}", row | ({"ner_tags": tags} if columns != 1 else {})
+
+    for number, line in read_lines(path):
+        # With tabs, a word may hold a space; an empty trailing tag is then a ragged line, not a shorter one.
+        fields = line.split("\t") if "\t" in line else line.split()
+        if not line.strip() or fields[0] == "-DOCSTART-":
+            if tokens:
+                yield sentence()
+                tokens, tags, lines = [], [], []
+            document += bool(line.strip())
+            continue
+        if fields[0].startswith("#") and not tokens and not is_tag(fields[-1] if len(fields) > 1 else ""):
+            continue
+        columns = columns or len(fields)
+        if len(fields) != columns:
+            raise InputError(
+                f"{path}, line {number}: {len(fields)} columns where the lines before have {columns}; "
+                "every line needs a word first and its tag last"
+            )
+        tokens.append(fields[0].strip())
+        tags.append(fields[-1].strip())
+        lines.append(number)
+    if tokens:
+        yield sentence()
+
+
+def read_delimited(path: str, delimiter: str) -> Iterator[Row]:
+    """Rows of a CSV or TSV file whose first line names the columns; all values are text."""
+    csv.field_size_limit(2**31 - 1)  # the default refuses fields over 128 KiB
+    reader = csv.reader((line + "\n" for _, line in read_lines(path)), delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, [])
+        if len(set(header)) != len(header):
+            raise InputError(f"{path}, line 1: a column name occurs twice in {header}; rename one")
+        for fields in reader:
+            if not fields:
+                continue
+            if len(fields) != len(header):
+                raise InputError(
+                    f"{path}, line {reader.line_num}: {len(fields)} fields, but the header names {len(header)}; "
+                    "quote a field that holds the delimiter"
+                )
+            yield f"line {reader.line_num}", dict(zip(header, fields, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: {error}; check the quotes") from None
+
+
+def read_json(path: str) -> Iterator[Row]:
+    """Rows of a JSON file: a list of objects, an object with a list under `data`, or one object a line."""
+    with open_binary(path) as file:
+        start = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
+    lines = read_lines(path)
+    if path.endswith(".json") and start[:1] in b"[{":
+        text = "\n".join(line for _, line in read_lines(path))
+        try:
+            document = json.loads(text)
+            rows = document.get("data", [document]) if isinstance(document, dict) else document
+            if not isinstance(rows, list):
+                raise InputError(f'{path}: "data" is no list of rows')
+            for i, row in enumerate(rows, 1):
+                yield f"row {i}", check_object(path, f"row {i}", row)
+            return
+        except json.JSONDecodeError as error:
+            if error.msg != "Extra data" or start[:1] == b"[":  # extra data after one object: JSON lines
+                raise InputError(f"{path}, line {error.lineno}: broken JSON ({error.msg})") from None
+        except RecursionError:
+            raise InputError(f"{path}: JSON nested too deeply for a table of rows") from None
+    for number, line in lines:
+        if line.strip():
+            try:
+                yield f"line {number}", check_object(path, f"line {number}", json.loads(line))
+            except json.JSONDecodeError as error:
+                raise InputError(f"{path}, line {number}: broken JSON ({error.msg})") from None
+            except RecursionError:
+                raise InputError(f"{path}, line {number}: JSON nested too deeply for a row") from None
+
+
+def check_object(path: str, place: str, row: Any) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise InputError(f"{path}, {place}: a {type(row).__name__} where an object with named fields is needed")
+    return row
+
+
+def read_parquet(path: str) -> Iterator[Row]:
+    """Rows of a Parquet file; integers of a column that carries class names become those names."""
+    import pyarrow
+    import pyarrow.parquet
+    from datasets import Features
+
+    open_binary(path).close()
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        names = class_names(Features.from_arrow_schema(file.schema_arrow))
+        number = 0
+        for batch in file.iter_batches(1000):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"row {number}", with_class_names(row, names)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{path}: no readable Parquet file ({' '.join(str(error).split())[:120]})") from None
+
+
+def class_names(features: "Features") -> dict[str, list[str]]:
+    """The class names of each column that is, or lists, a `ClassLabel`."""
+    inner = {column: getattr(feature, "feature", feature) for column, feature in features.items()}
+    return {column: feature.names for column, feature in inner.items() if hasattr(feature, "names")}
+
+
+def with_class_names(row: dict[str, Any], names: dict[str, list[str]]) -> dict[str, Any]:
+    """
+    >>> with_class_names({"ner_tags": [0, 1]}, {"ner_tags": ["O", "B-PER"]})
+    {'ner_tags': ['O', 'B-PER']}
+    """
+
+    def named(value: Any, column: str) -> Any:
+        if isinstance(value, list):
+            return [named(item, column) for item in value]
+        return names[column][value] if isinstance(value, int) and 0 <= value < len(names[column]) else value
+
+    return {column: named(value, column) if column in names else value for column, value in row.items()}
+
+
+def read_rows(path: str) -> Iterator[Row]:
+    """Rows of a file by its ending: .csv .tsv .jsonl .json .parquet, or CoNLL columns (.conll .txt .iob .bio)."""
+    suffix = Path(path).suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        return read_delimited(path, "," if suffix == ".csv" else "\t")
+    if suffix in (".json", ".jsonl", ".ndjson"):
+        return read_json(path)
+    if suffix == ".parquet":
+        return read_parquet(path)
+    if suffix in CONLL_SUFFIXES:
+        return read_conll(path)
+    open_binary(path).close()
+    raise InputError(
+        f'{path}: unknown ending "{suffix}"; known are .csv .tsv .jsonl .json .parquet {" ".join(CONLL_SUFFIXES)}'
+    )
+
+
+# Where the rows of a split come from
+
+
+@dataclass
+class Source:
+    """A split before it is parsed: `path` names a file, or `dataset` holds rows from the Hub or a local folder."""
+
+    name: str  # as messages show it
+    digest: str  # of the content
+    path: str | None = None
+    dataset: Any = None
+
+    def rows(self) -> Iterator[Row]:
+        if self.path is not None:
+            yield from read_rows(self.path)
+        else:
+            names = class_names(self.dataset.features)
+            for i, row in enumerate(self.dataset, 1):
+                yield f"row {i}", with_class_names(row, names)
+
+
+def find_sources(args: Any, needed: Iterable[str]) -> dict[str, Source]:
+    """The splits among `needed` that `--{split}_file` names or, without any file, that `--dataset_name` holds.
+
+    Args:
+        args: a recipe's arguments with `dataset_name`, `dataset_config_name` and a `{split}_file` for each split.
+        needed: of "train", "validation" and "test", those that the run uses.
+    """
+    files = {split: getattr(args, f"{split}_file") for split in SPLIT_NAMES}
+    if any(files.values()):
+        if "train" in needed and not files["train"]:
+            raise InputError("--train_file is missing: name one, or evaluate a trained model with --do_train false")
+        return {s: Source(files[s], file_digest(files[s]), path=files[s]) for s in needed if files[s]}
+    from datasets import load_dataset
+
+    with hub_errors("dataset", args.dataset_name):
+        loaded = load_dataset(args.dataset_name, args.dataset_config_name)
+    sources = {}
+    for split in needed:
+        name = next((name for name in SPLIT_NAMES[split] if name in loaded), None)
+        if name:
+            sources[split] = Source(f"{args.dataset_name} ({name})", loaded[name]._fingerprint, dataset=loaded[name])
+    if "train" in needed and "train" not in sources:
+        raise InputError(f'{args.dataset_name}: has no split "train", only {", ".join(loaded)}')
+    return sources
+
+
+def file_digest(path: str) -> str:
+    """SHA-256 of a file's bytes."""
+    with open_binary(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.cache
+def code_digest() -> str:
+    """SHA-256 over the source files of `common`: what a cached table or a finished run was made with."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def build_dataset(
+    source: Source, parse: Callable[..., Iterator[dict]], features: "Features", **options: Any
+) -> "Dataset":
+    """Parse a source into an Arrow table on disk.
+
+    Args:
+        parse: generator function of (source, **options) that yields rows of `features`, and raises `InputError`.
+    """
+    from datasets import Dataset
+    from datasets.exceptions import DatasetGenerationError
+    from datasets.fingerprint import Hasher
+
+    # from_generator takes a list among the arguments for shards, and hands the generator one item of it at a time.
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    fingerprint = Hasher.hash([source.name, source.digest, code_digest(), parse.__name__, sorted(options.items())])
+    try:
+        dataset = Dataset.from_generator(
+            parse, features=features, gen_kwargs={"source": source, **options}, fingerprint=fingerprint
+        )
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, (InputError, OSError)):
+            raise error.__cause__ from None
+        raise
+    except ValueError as error:  # an empty generator
+        if "Instruction" in str(error) or "empty" in str(error) or "corresponds to no data" in str(error):
+            raise InputError(f"{source.name}: holds no rows; check the file and its format") from None
+        raise
+    if len(dataset) == 0:
+        raise InputError(f"{source.name}: holds no rows; check the file and its format")
+    return dataset
+
+
+def content_fingerprint(datasets: "DatasetDict") -> dict[str, str]:
+    """A digest of the rows of each split, whatever file, folder or cache they came from."""
+    import pyarrow
+
+    fingerprints = {}
+    for split, dataset in datasets.items():
+        digest = hashlib.sha256()
+        for table in dataset.with_format("arrow").iter(10_000):
+            sink = pyarrow.BufferOutputStream()
+            with pyarrow.ipc.new_stream(sink, table.schema.remove_metadata()) as writer:
+                writer.write_table(table.replace_schema_metadata(None).combine_chunks())
+            digest.update(sink.getvalue())
+        fingerprints[split] = digest.hexdigest()[:16]
+    return fingerprints
+
+
+def map_cached(dataset: "Dataset", function: Callable, tokenizer: Any, desc: str, **options: Any) -> "Dataset":
+    """`dataset.map` in batches, cached under the content of what shapes its result.
+
+    `datasets` hashes the pickled function: for one that is imported that is its name, so an edit of this package
+    would be answered with the old features, and a tokenizer's hash changes with its first use.
+    """
+    from datasets.fingerprint import Hasher
+
+    options = {"tokenizer": tokenizer, **options}
+    described = tokenizer.backend_tokenizer.to_str() if tokenizer.backend_tokenizer.truncation is None else None
+    if described is None:
+        plain = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+        plain.no_truncation()
+        plain.no_padding()
+        described = plain.to_str()
+    rest = sorted((key, value) for key, value in options.items() if key != "tokenizer")
+    workers = min(os.cpu_count() or 1, len(dataset) // 50_000)  # a process pays only for large inputs
+    return dataset.map(
+        function,
+        batched=True,
+        with_indices=True,
+        remove_columns=dataset.column_names,
+        fn_kwargs=options,
+        num_proc=workers if workers > 1 else None,
+        new_fingerprint=Hasher.hash([dataset._fingerprint, code_digest(), function.__name__, described, rest]),
+        desc=desc,
+    )
+
+
+def load_splits(
+    args: Any, training_args: Any, parse: Callable[..., Iterator[dict]], features: "Features", **options: Any
+) -> "DatasetDict":
+    """The splits a run uses, parsed and checked: train when it trains, validation, and test where there is one.
+
+    Args:
+        args: a recipe's arguments, see `find_sources`.
+        training_args: `do_train` and `seed` are read.
+        parse, features, options: see `build_dataset`.
+    """
+    from datasets import DatasetDict
+
+    needed = ["train"] * training_args.do_train + ["validation"] * (training_args.do_train or training_args.do_eval)
+    sources = find_sources(args, [*needed, "test"])
+    if not sources:
+        raise InputError("no split to work on: name --train_file, --validation_file or --test_file")
+    datasets = DatasetDict({s: build_dataset(source, parse, features, **options) for s, source in sources.items()})
+    for split, source in sources.items():
+        report_notes(source.name, datasets[split])
+    return datasets
+
+
+def hold_out(dataset: "Dataset", groups: list, texts: list[str], seed: int) -> dict[str, "Dataset"]:
+    """A seeded tenth of the training rows as validation split: whole groups, and no text on both sides.
+
+    Args:
+        groups: of each row, what must not be parted (a document, a text).
+        texts: of each row; held-out rows whose text stands in train as well are left out of both.
+    """
+    from sklearn.model_selection import GroupShuffleSplit
+
+    if len(set(groups)) < 2:
+        raise InputError("--validation_file is missing, and train is too small to hold a part of it out")
+    splitter = GroupShuffleSplit(n_splits=1, test_size=HELD_OUT_SHARE, random_state=seed)
+    train, held_out = next(splitter.split(groups, groups=groups))
+    kept = {texts[i] for i in train}
+    unseen = [i for i in held_out if texts[i] not in kept]
+    if not unseen:
+        raise InputError("--validation_file is missing, and every held-out row repeats one of train")
+    log.info(
+        "No validation file: %d of %d training rows are held out for it (seed %d%s).",
+        len(unseen),
+        len(dataset),
+        seed,
+        f"; {len(held_out) - len(unseen)} more repeat a text of train and are left out" * (len(unseen) < len(held_out)),
+    )
+    return {"train": dataset.select(train), "validation": dataset.select(unseen)}
+
+
+def take_rows(datasets: "DatasetDict", limits: dict[str, int | None]) -> "DatasetDict":
+    """The first `limits[split]` rows of each split, for a quick look; None takes all."""
+    for split, limit in limits.items():
+        if split in datasets and limit is not None:
+            if limit < 1:
+                raise InputError(f"--max_{split}_samples {limit}: must be at least 1")
+            datasets[split] = datasets[split].select(range(min(limit, len(datasets[split]))))
+    return datasets
+
+
+def report_notes(name: str, dataset: "Dataset") -> None:
+    """Say once per kind what was converted or looks doubtful while reading, with the count and the first places."""
+    places: dict[str, list[str]] = {}
+    for place, note in zip(dataset["place"], dataset["note"], strict=True):
+        if note:
+            places.setdefault(note, []).append(place)
+    for note, found in places.items():
+        first = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+        log.warning("%s: %s (%d rows: %s)", name, note, len(found), first)

@@ -1,0 +1,34 @@
+"""Expected failures: one line on stderr that names the place and the remedy, exit code 2, no traceback."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+
+class InputError(ValueError):
+    """Something the user can mend: a flag, a file, a row, a model name, a folder.
+
+    The message is one sentence: where (file and line or row), what is wrong, what to do.
+    """
+
+
+def run_as_command(main: Callable[[], object]) -> None:
+    """Run `main()` as a command: an `InputError` becomes one line and exit code 2, a bug keeps its traceback."""
+    try:
+        main()
+    except InputError as error:
+        fail(str(error))
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # `... | head` closed our stdout
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        elif error.errno == errno.ENOSPC:
+            fail(f"no space left on the device ({error.filename or 'while writing'}): free some, repeat the command")
+        else:
+            raise
+
+
+def fail(message: str) -> None:
+    """Print `error: message` as one line and exit with code 2."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,71 @@
+"""The Hugging Face Hub, or its absence: probed once, for at most seconds, and never retried for minutes."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from common.errors import InputError
+
+PROBE_SECONDS = 4.0
+log = logging.getLogger("recipes")
+
+
+def hub_answers(timeout: float = PROBE_SECONDS) -> bool:
+    """Whether the Hub (or the mirror in `HF_ENDPOINT`) answers any HTTP status within `timeout` seconds."""
+    import huggingface_hub
+    from huggingface_hub.utils import get_session
+
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(huggingface_hub.constants.ENDPOINT, timeout=timeout)
+    except Exception:  # whatever the HTTP library of this version raises: no route, no name, a refused proxy
+        return False
+    return True
+
+
+def go_offline_without_hub(*names: str | None) -> None:
+    """Switch the libraries to their local cache when one of `names` must come from the Hub and it does not answer.
+
+    Without this `load_dataset` retries for 24 s and `from_pretrained` for 49 s before they give up. A `name` that is
+    a local path, or None, needs no Hub.
+    """
+    if all(name is None or os.path.exists(name) for name in names) or hub_answers():
+        return
+    import datasets
+    import huggingface_hub
+
+    log.warning("The Hugging Face Hub does not answer: only local files and the cache are used.")
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    datasets.config.HF_HUB_OFFLINE = True
+
+
+@contextmanager
+def hub_errors(kind: str, name: str) -> Iterator[None]:
+    """Turn the libraries' many ways of saying "`name` is not to be had" into one `InputError` with the remedies.
+
+    Args:
+        kind: "model", "tokenizer" or "dataset", for the message.
+        name: the Hub name or local path that was asked for.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    # from_pretrained and load_dataset raise OSError, ConnectionError, FileNotFoundError or ValueError; broken JSON or
+    # weights in a local folder surface as other types, which are the user's to mend as well.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        if os.path.isdir(name):
+            raise InputError(f"{name}: cannot be loaded as a {kind}: {reason}") from error
+        if hub_answers():
+            raise InputError(
+                f'the {kind} "{name}" cannot be loaded from the Hub: {reason}; check the name or log in'
+            ) from error
+        cache = os.environ.get("HF_HOME", "unset")
+        raise InputError(
+            f'the {kind} "{name}" is neither a local path nor in the cache (HF_HOME={cache}), and the Hub does not '
+            "answer: add OFFLINE=1 to make for the bundled sample and checkpoint, give a local path, or set HF_HOME "
+            "to a folder that holds it"
+        ) from error

@@ -1,0 +1,164 @@
+"""Words -> model inputs: sub-word alignment and windows over sentences of any length."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from common.errors import InputError
+from common.hub import hub_errors
+
+IGNORED = -100  # the label that PyTorch's cross entropy leaves out
+
+
+def load_tokenizer(name: str, is_split_into_words: bool = False) -> Any:
+    """The fast tokenizer of a model, Hub name or local folder.
+
+    Args:
+        is_split_into_words: it will be given lists of words; byte-level tokenizers (RoBERTa) then need
+            `add_prefix_space`, without which a word inside a sentence gets the pieces of one at its start.
+
+    Raises:
+        InputError: no such model, no tokenizer beside it, or none of the fast kind, which alone knows offsets.
+    """
+    from transformers import AutoTokenizer
+
+    with hub_errors("tokenizer", name):
+        tokenizer = AutoTokenizer.from_pretrained(name, **({"add_prefix_space": True} if is_split_into_words else {}))
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(
+            f"{name}: its tokenizer ({type(tokenizer).__name__}) is not a fast one, and only those map pieces back to "
+            "words; choose a model that has tokenizer.json"
+        )
+    return tokenizer
+
+
+def resolve_lengths(tokenizer: Any, config: Any, max_seq_length: int | None, doc_stride: int | None) -> tuple[int, int]:
+    """The window length and the overlap of windows, both in word pieces and within what the model can read.
+
+    Args:
+        config: the model's; `windows` in it is what a recipe trained with, goes before the defaults and is set here.
+        max_seq_length: special tokens included; None takes the model's own limit, but at most 512.
+        doc_stride: pieces that two windows share; None takes a quarter of the window.
+
+    Raises:
+        InputError: a length beyond the model's limit, or windows that could not move on.
+    """
+    trained = getattr(config, "windows", None) or {}
+    # Models without position embeddings say nothing; tokenizers without a limit say 1e30.
+    positions = getattr(config, "max_position_embeddings", None) or 10**9
+    # RoBERTa's positions start after the padding index: 514 embeddings read 512 pieces.
+    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer"):
+        positions -= 2
+    limit = int(min(tokenizer.model_max_length, positions))
+    length = trained.get("max_seq_length", min(512, limit)) if max_seq_length is None else max_seq_length
+    if doc_stride is not None:
+        stride = doc_stride
+    else:
+        stride = trained.get("doc_stride", length // 4) if max_seq_length is None else length // 4
+    room = length - tokenizer.num_special_tokens_to_add()
+    if length > limit:
+        raise InputError(f"--max_seq_length {length}: the model reads at most {limit} word pieces")
+    if room < 1:
+        raise InputError(f"--max_seq_length {length}: leaves no room for a word beside the special tokens")
+    if not 0 <= stride < room:
+        raise InputError(f"--doc_stride {stride}: must lie between 0 and {room - 1} with --max_seq_length {length}")
+    # Saved with the model, so that whoever predicts with it cuts windows as the evaluation did.
+    config.windows = {"max_seq_length": length, "doc_stride": stride}
+    return length, stride
+
+
+def tokenize_and_align_labels(
+    batch: dict[str, list],
+    indices: Sequence[int],
+    tokenizer: Any,
+    max_length: int,
+    stride: int,
+    label2id: dict[str, int] | None = None,
+) -> dict[str, list]:
+    """Windows of word pieces over sentences, in which every word has exactly one place (for `Dataset.map`, batched).
+
+    A sentence longer than `max_length` becomes several windows that overlap by `stride` pieces. A word is read at its
+    first piece, in the window that shows most context around it, and there alone: so loss and score count it once, and
+    none is lost to truncation. Windows that own no word are left out. A word without a piece (control characters)
+    has no place and gets O in `common.postprocessing`.
+
+    BERT's tokenizer splits a word at punctuation ("Delacruz-Webb"), and `pipeline()` takes each part for a word of its
+    own. The inner parts are trained too, as inside the entity, so that it does not invent entities there; they are
+    not scored.
+
+    Args:
+        batch: `tokens`, list of words per sentence; `ner_tags`, list of tags per sentence, when `label2id` is given.
+        indices: the row numbers of the sentences.
+        max_length: pieces in a window, special tokens included.
+
+    Returns:
+        One row per window: the tokenizer's own inputs; `word_ids`, at each position the word that is read there, else
+        -1; `labels`, the label id there and at inner parts of the word, else -100; `sentence`, the row number;
+        `length`, the number of pieces.
+    """
+    encoding = tokenizer(
+        batch["tokens"],
+        is_split_into_words=True,
+        truncation=True,
+        max_length=max_length,
+        stride=stride,
+        return_overflowing_tokens=True,
+    )
+    sample_of_window = encoding.pop("overflow_to_sample_mapping")
+    features: dict[str, list] = {key: [] for key in (*encoding.keys(), "word_ids", "sentence", "length")}
+    if label2id is not None:
+        features["labels"] = []
+    windows_of: dict[int, list[int]] = {}
+    for window, sample in enumerate(sample_of_window):
+        windows_of.setdefault(sample, []).append(window)
+
+    prefix = getattr(tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None)
+    for sample, windows in windows_of.items():
+        for window, owned in zip(windows, own_words([encoding.word_ids(w) for w in windows], stride), strict=True):
+            if all(word < 0 for word in owned):
+                continue
+            for key in encoding:
+                features[key].append(encoding[key][window])
+            features["word_ids"].append(owned)
+            features["sentence"].append(indices[sample])
+            features["length"].append(len(owned))
+            if label2id is not None:
+                tags, pieces = batch["ner_tags"][sample], encoding.tokens(window)
+                labels = [label2id[tags[word]] if word >= 0 else IGNORED for word in owned]
+                for i, word in enumerate(encoding.word_ids(window)):
+                    inner = word is not None and labels[i] == IGNORED and word in owned
+                    if inner and prefix and not pieces[i].startswith(prefix):
+                        labels[i] = label2id[tags[word].replace("B-", "I-", 1)]
+                features["labels"].append(labels)
+    return features
+
+
+def own_words(windows: Sequence[Sequence[int | None]], stride: int) -> list[list[int]]:
+    """For each window over one sentence the word read at each position, else -1; each word in one window only.
+
+    Args:
+        windows: the word of each piece, None for special tokens, as a fast tokenizer's `word_ids` gives it.
+        stride: pieces that two neighbouring windows share.
+
+    >>> own_words([[None, 0, 0, 1, 2, None], [None, 1, 2, 3, 3, None]], stride=2)
+    [[-1, 0, -1, 1, -1, -1], [-1, -1, 2, 3, -1, -1]]
+    """
+    owned = [[-1] * len(words) for words in windows]
+    best: dict[int, tuple[float, int, int]] = {}  # word -> (context, window, position in it)
+    first: dict[int, int] = {}  # word -> place of its first piece in the sentence
+    start = 0
+    for k, words in enumerate(windows):
+        positions = [i for i, word in enumerate(words) if word is not None]
+        for place, i in enumerate(positions, start):
+            word = words[i]
+            # A window may begin inside a word: what it shows first is then not the word's first piece.
+            if place == first.setdefault(word, place):
+                # The sentence's own ends are no missing context.
+                left = place - start if k else float("inf")
+                right = start + len(positions) - 1 - place if k < len(windows) - 1 else float("inf")
+                context = min(left, right)
+                if word not in best or context > best[word][0]:
+                    best[word] = (context, k, i)
+        start += len(positions) - stride
+    for word, (_, k, i) in best.items():
+        owned[k][i] = word
+    return owned

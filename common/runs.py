@@ -1,0 +1,354 @@
+"""A run's folder: who owns it, what it was made with, where it resumes, and how its results are put in place.
+
+Repeating a command is always safe: a finished run reports its scores, an unfinished one resumes from its newest
+complete checkpoint, and a folder that another run owns is refused.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
+
+from common.data import code_digest, content_fingerprint, file_digest
+from common.errors import InputError
+from common.training import is_main_process, padding_share, precision_name, total_batch_size
+
+log = logging.getLogger("recipes")
+RUN_FILE, RESULTS_FILE, MANIFEST, LOCK = "run.json", "all_results.json", "manifest.json", ".lock"
+OUTPUTS = (RUN_FILE, RESULTS_FILE, "predictions.jsonl", "predictions.conll", "predictions.json")
+
+# Arguments that cannot change the result: by name, or by how the name starts. What is not listed here is part of a
+# run's identity, so a new flag is refused rather than overlooked. Files are known by their content instead.
+NOT_IDENTITY = frozenset(
+    """
+    output_dir overwrite resume_from_checkpoint train_file validation_file test_file dataset_name
+    max_predict_samples report_to run_name project push_to_hub per_device_eval_batch_size eval_accumulation_steps
+    disable_tqdm debug local_rank use_cpu skip_memory_metrics include_num_input_tokens_seen
+    torch_empty_cache_steps enable_jit_checkpoint ignore_data_skip restore_callback_states_from_checkpoint
+    per_device_train_batch_size gradient_accumulation_steps
+    """.split()  # noqa: SIM905
+)
+NOT_IDENTITY_PREFIXES = ("log", "hub_", "dataloader_", "ddp_", "save_", "trackio_")
+
+
+@dataclasses.dataclass
+class Run:
+    """What `open_run` found in the output folder.
+
+    Attributes:
+        results: the scores of a finished run, else None.
+        checkpoint: the folder to resume from, else None.
+        callbacks: for the Trainer; they keep checkpoints complete and stop cleanly on a signal.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    results: dict[str, float] | None = None
+    checkpoint: str | None = None
+    callbacks: list[TrainerCallback] = dataclasses.field(default_factory=list)
+    lock: Any = None
+    started: float = dataclasses.field(default_factory=time.monotonic)
+
+
+def open_run(recipe_file: str, args: Any, training_args: TrainingArguments, datasets: Any) -> Run:
+    """Take possession of `output_dir`, or report that the run in it is finished (`results`) or resumes (`checkpoint`).
+
+    Raises:
+        InputError: the folder belongs to another run (with what differs), is in use by another process, or holds
+            something else; or `--resume_from_checkpoint` names no complete checkpoint.
+    """
+    folder = Path(training_args.output_dir)
+    identity = run_identity(recipe_file, args, training_args, datasets)
+    # The Trainer would rotate before a checkpoint's manifest is written; the callback below rotates afterwards.
+    limit, training_args.save_total_limit = training_args.save_total_limit, None
+    record = {
+        "status": "running",
+        "identity": identity,
+        "command": shlex.join([f"python -m recipes.{Path(recipe_file).stem}", *sys.argv[1:]]).replace("'", "", 2),
+        "arguments": {**dataclasses.asdict(args), **training_args.to_dict()},
+        "versions": versions(),
+        "device": str(training_args.device),
+        "precision": precision_name(training_args),
+        "processes": training_args.world_size,
+        "total_batch_size": total_batch_size(training_args),
+        "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    run = Run(folder, record, callbacks=[CompleteCheckpoints(limit), StopOnSignal()])
+    with training_args.main_process_first(desc="open the run"):
+        if is_main_process():
+            run.lock = lock_folder(folder)
+        try:
+            claim_folder(run, args, training_args)
+        except InputError:
+            release(run)
+            raise
+    return run
+
+
+def claim_folder(run: Run, args: Any, training_args: TrainingArguments) -> None:
+    """Compare the folder's record with this run's, and set `run.results` or `run.checkpoint`, or start afresh."""
+    folder, identity = run.folder, run.record["identity"]
+    old = read_record(folder)
+    overwrite = getattr(args, "overwrite", False)
+    resume = training_args.resume_from_checkpoint
+    if old is None:
+        foreign = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
+        if foreign:
+            raise InputError(
+                f"{folder}: holds {foreign[0]} but no {RUN_FILE}, so it is no run; choose another --output_dir"
+            )
+    elif old["identity"] != identity:
+        # A run that stopped before its first checkpoint has nothing to lose.
+        if not overwrite and (old["status"] == "finished" or newest_complete_checkpoint(folder)):
+            raise InputError(
+                f"{folder}: holds another run ({differences(old['identity'], identity)}); "
+                "choose another --output_dir, or replace it with --overwrite true"
+            )
+        clear(folder)
+    elif old["status"] == "finished":
+        if not overwrite:
+            run.results = json.loads((folder / RESULTS_FILE).read_text())
+            log.info("%s: this run is finished (--overwrite true repeats it).", folder)
+            release(run)
+            return
+        clear(folder)
+    if is_main_process():
+        write_atomically(folder / RUN_FILE, json.dumps(run.record, indent=2, default=str))
+    if not training_args.do_train:
+        return
+    if resume is None or str(resume).lower() == "true":
+        run.checkpoint = newest_complete_checkpoint(folder)
+    elif str(resume).lower() == "false":
+        clear(folder, keep=(RUN_FILE,))
+    else:
+        fault = checkpoint_fault(Path(resume))
+        if fault:
+            raise InputError(f"--resume_from_checkpoint {resume}: {fault}; name a folder checkpoint-N of a run")
+        run.checkpoint = resume
+    if run.checkpoint:
+        log.info("Resuming from %s.", run.checkpoint)
+    training_args.resume_from_checkpoint = run.checkpoint
+
+
+def run_identity(recipe_file: str, args: Any, training_args: TrainingArguments, datasets: Any) -> dict[str, Any]:
+    """What can change a run's result: arguments, data, starting weights, and the code of the recipe and of `common`."""
+    flags = {**training_args.to_dict(), **dataclasses.asdict(args)}
+    if not training_args.load_best_model_at_end:  # then evaluating more or less often changes nothing
+        flags = {name: value for name, value in flags.items() if not name.startswith("eval_")}
+    weights = sorted(Path(flags["model_name_or_path"]).glob("*.safetensors"))
+    identity = {
+        "recipe": file_digest(recipe_file)[:16],
+        "common": code_digest()[:16],
+        **{f"data {split}": digest for split, digest in content_fingerprint(datasets).items()},
+        "weights": [file_digest(str(path))[:16] for path in weights],
+        "total_batch_size": total_batch_size(training_args),
+        **{k: v for k, v in flags.items() if k not in NOT_IDENTITY and not k.startswith(NOT_IDENTITY_PREFIXES)},
+    }
+    return json.loads(json.dumps(identity, default=str, sort_keys=True))
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """
+    >>> differences({"seed": 1, "recipe": "a"}, {"seed": 2, "recipe": "a"})
+    'seed: 1 there, 2 here'
+    """
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return ", ".join(f"{key}: {old.get(key)} there, {new.get(key)} here" for key in keys)
+
+
+def finish_run(run: Run, trainer: Any, results: dict[str, float]) -> dict[str, float]:
+    """Put the model, `all_results.json` and the finished `run.json` in place; each appears whole or not at all."""
+    if trainer.args.do_train:
+        staging = run.folder / ".saving"
+        trainer.save_model(str(staging))
+        if is_main_process():
+            # A pickle that nothing here reads; run.json holds the same arguments as text.
+            (staging / "training_args.bin").unlink(missing_ok=True)
+            for path in staging.iterdir():
+                os.replace(path, run.folder / path.name)
+            staging.rmdir()
+    if is_main_process():
+        write_atomically(run.folder / RESULTS_FILE, json.dumps(results, indent=2))
+        speed = throughput(trainer) if trainer.args.do_train else {}
+        run.record |= {"status": "finished", "seconds": time.monotonic() - run.started, **speed, "results": results}
+        write_atomically(run.folder / RUN_FILE, json.dumps(run.record, indent=2, default=str))
+    release(run)
+    return results
+
+
+def throughput(trainer: Any) -> dict[str, float]:
+    """Useful tokens per second of training time and the share of padding, from the lengths and the order of batches.
+
+    Counted without reading anything back from the device. Seconds are those of `Trainer.train`, evaluation included.
+    """
+    lengths = trainer.train_dataset["length"][:]
+    order = list(trainer._get_train_sampler())
+    multiple = getattr(trainer.data_collator, "pad_to_multiple_of", None) or 1
+    trained = next((row for row in reversed(trainer.state.log_history) if "train_runtime" in row), {})
+    tokens = sum(lengths) * trained.get("train_samples_per_second", 0) / len(lengths)
+    share = padding_share(lengths, order, trainer.args.train_batch_size, multiple)
+    return {"useful_tokens_per_second": round(tokens, 1), "padding_share": round(share, 4)}
+
+
+# Files
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file by `text` so that a reader sees the old or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_predictions(path: Path, rows: Any, form: Callable[[Any], str]) -> None:
+    """Write one line or block per row, whole or not at all, on the main process only."""
+    if is_main_process():
+        write_atomically(path, "\n".join(form(row) for row in rows))
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise InputError(f"{folder / RUN_FILE}: damaged; delete the folder or choose another --output_dir") from None
+
+
+def clear(folder: Path, keep: tuple[str, ...] = ()) -> None:
+    """Remove what a run wrote beside its model, so that nothing of the old one can be taken for the new one."""
+    if is_main_process():
+        for name in OUTPUTS:
+            if name not in keep:
+                (folder / name).unlink(missing_ok=True)
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+
+
+def lock_folder(folder: Path) -> Any:
+    """Hold the folder for this process; the operating system lets go when the process ends, however it ends."""
+    import filelock
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / LOCK)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise InputError(f"{folder}: another process is running in it; wait, or choose another --output_dir") from None
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}; choose another --output_dir") from None
+    return lock
+
+
+def release(run: Run) -> None:
+    if run.lock is not None:
+        run.lock.release()
+        (run.folder / LOCK).unlink(missing_ok=True)
+        run.lock = None
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "transformers", "datasets", "evaluate", "accelerate")}
+
+
+# Checkpoints
+
+
+def newest_complete_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint whose files are all there and undamaged; those passed over are named in a warning."""
+    for path in reversed(sort_checkpoints(str(folder))):
+        fault = checkpoint_fault(Path(path))
+        if fault is None:
+            return path
+        log.warning("%s: %s; passing over it.", path, fault)
+    return None
+
+
+def checkpoint_fault(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, or None: its manifest gives size and SHA-256 of every file."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "is no folder" if not checkpoint.is_dir() else "was not written to the end"
+    for name, (size, digest) in manifest.items():
+        path = checkpoint / name
+        if not path.is_file() or path.stat().st_size != size or file_digest(str(path)) != digest:
+            return f"{name} is damaged or missing"
+    return None
+
+
+class CompleteCheckpoints(TrainerCallback):
+    """Seals a checkpoint with a manifest once all of it is written, and only then lets older ones go."""
+
+    def __init__(self, save_total_limit: int | None):
+        self.save_total_limit = save_total_limit
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if not is_main_process():
+            return
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != MANIFEST]
+        manifest = {str(path.relative_to(checkpoint)): (path.stat().st_size, file_digest(str(path))) for path in files}
+        write_atomically(checkpoint / MANIFEST, json.dumps(manifest, indent=1))
+        rotate_checkpoints(args.output_dir, self.save_total_limit, state.best_model_checkpoint)
+
+
+class StopOnSignal(TrainerCallback):
+    """SIGTERM or SIGINT saves a checkpoint at the end of the step and ends the process with 143 or 130.
+
+    A second signal acts at once. `enable_jit_checkpoint` knows SIGTERM only, may save between backward and optimizer
+    step, and then returns as if training were done.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.previous: dict[int, Any] = {}
+
+    def handle(self, number: int, frame: Any) -> None:
+        self.received = number
+        signal.signal(number, self.previous[number])
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.previous[number] = signal.signal(number, self.handle)
+        except ValueError:  # not in the main thread, where nobody can install handlers
+            self.previous = {}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.received:
+            control.should_training_stop = True
+            # The last step of an epoch is left to the epoch's own evaluation and checkpoint, or a best model that
+            # depends on that evaluation would be another than in the uninterrupted run.
+            control.should_save |= not float(state.epoch).is_integer()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.received:
+            if float(state.epoch).is_integer():
+                control.should_save = True
+            else:  # the step has saved; the epoch did not end
+                control.should_evaluate = control.should_save = control.should_log = False
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for number, previous in self.previous.items():
+            signal.signal(number, previous)
+        if self.received:
+            log.warning(
+                "Stopped by %s at step %d; the same command resumes.",
+                signal.Signals(self.received).name,
+                state.global_step,
+            )
+            raise SystemExit(128 + self.received)

@@ -1,0 +1,362 @@
+"""Sentences with a tag per word: every way files hold them, and the schemes IOB1, BIO (IOB2) and BIOES in, BIO out.
+
+References: Ramshaw and Marcus 1995 (IOB1), Tjong Kim Sang and Veenstra 1999 (IOB2, here BIO), Ratinov and Roth 2009
+(BILOU, the same as BIOES with L for E and U for S).
+"""
+
+import functools
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from common.errors import InputError
+
+if TYPE_CHECKING:
+    from common.data import Source
+
+PREFIXES = "BIOESLU"
+TOKEN_COLUMNS, TAG_COLUMNS = ("tokens", "words"), ("ner_tags", "tags", "labels", "ner")
+
+
+def split_tag(tag: str) -> tuple[str, str]:
+    """Prefix and entity type of a tag.
+
+    >>> split_tag("B-PER"), split_tag("O")
+    (('B', 'PER'), ('O', ''))
+    >>> split_tag("X-PER")
+    Traceback (most recent call last):
+    ValueError: tag "X-PER" has an unknown prefix; known are O and B-, I-, E-, S-, L-, U- before a type
+    """
+    if tag == "O":
+        return "O", ""
+    prefix, dash, entity_type = tag.partition("-")
+    if len(prefix) != 1 or prefix not in PREFIXES or prefix == "O" or not dash or not entity_type:
+        raise ValueError(f'tag "{tag}" has an unknown prefix; known are O and B-, I-, E-, S-, L-, U- before a type')
+    return {"L": "E", "U": "S"}.get(prefix, prefix), entity_type
+
+
+def is_tag(text: str) -> bool:
+    """
+    >>> is_tag("B-PER"), is_tag("text")
+    (True, False)
+    """
+    try:
+        return bool(split_tag(text))
+    except ValueError:
+        return False
+
+
+def detect_scheme(sentences: Iterable[Sequence[str]]) -> str:
+    """The scheme that explains all sentences: "BIO", "IOB1" or "BIOES".
+
+    BIOES where E- or S- occurs. IOB1 where an entity starts with I- and B- only ever parts an entity from one of the
+    same type right before it. Else BIO, which a broken sequence then fails (`to_bio`).
+
+    >>> detect_scheme([["B-PER", "I-PER", "O"]]), detect_scheme([["I-PER", "B-PER", "O"]])
+    ('BIO', 'IOB1')
+    >>> detect_scheme([["S-PER", "O"]]), detect_scheme([["B-PER", "O", "I-PER"]])
+    ('BIOES', 'BIO')
+    """
+    starts_with_i = b_after_other = False
+    for tags in sentences:
+        previous = ""  # type of the entity that the word before belongs to
+        for tag in tags:
+            prefix, entity_type = split_tag(tag)
+            if prefix in "ES":
+                return "BIOES"
+            starts_with_i |= prefix == "I" and entity_type != previous
+            b_after_other |= prefix == "B" and entity_type != previous
+            previous = entity_type
+    return "IOB1" if starts_with_i and not b_after_other else "BIO"
+
+
+def to_bio(tags: Sequence[str], scheme: str) -> list[str]:
+    """Tags of one sentence in BIO.
+
+    >>> to_bio(["I-PER", "I-PER", "B-PER", "O"], "IOB1")
+    ['B-PER', 'I-PER', 'B-PER', 'O']
+    >>> to_bio(["B-PER", "E-PER", "S-LOC"], "BIOES")
+    ['B-PER', 'I-PER', 'B-LOC']
+
+    Raises:
+        ValueError: `(index, message)` where a tag continues an entity that is not there.
+    """
+    bio, previous = [], ("O", "")
+    for i, tag in enumerate(tags):
+        prefix, entity_type = split_tag(tag)
+        # Under BIOES an entity that E- or S- has closed cannot be continued.
+        open_type = "" if previous[0] in "ES" else previous[1]
+        if prefix in "IE" and entity_type != open_type and scheme != "IOB1":
+            before = f'follows "{tags[i - 1]}"' if i else "starts a sentence"
+            raise ValueError(i, f'tag "{tag}" {before}, but no {entity_type} entity is open there (scheme {scheme})')
+        starts = prefix in "BS" or (prefix == "I" and entity_type != open_type)
+        bio.append("O" if prefix == "O" else f"{'B' if starts else 'I'}-{entity_type}")
+        previous = prefix, entity_type
+    return bio
+
+
+def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Entities of one BIO sentence as (type, first word, last word + 1), by the rule of `conlleval` and of seqeval's
+    default mode: an I- that continues nothing starts an entity.
+
+    >>> entities(["B-PER", "I-PER", "O", "I-LOC"])
+    [('PER', 0, 2), ('LOC', 3, 4)]
+    """
+    found: list[tuple[str, int, int]] = []
+    for i, tag in enumerate(tags):
+        prefix, entity_type = split_tag(tag)
+        if prefix == "I" and found and found[-1][0] == entity_type and found[-1][2] == i:
+            found[-1] = (entity_type, found[-1][1], i + 1)
+        elif prefix != "O":
+            found.append((entity_type, i, i + 1))
+    return found
+
+
+def bio_label_list(types: Iterable[str]) -> list[str]:
+    """O, then B- and I- of each type, so that a type whose I- is rare is still complete.
+
+    >>> bio_label_list(["PER", "LOC"])
+    ['O', 'B-LOC', 'I-LOC', 'B-PER', 'I-PER']
+    """
+    return ["O", *(f"{prefix}-{entity_type}" for entity_type in sorted(set(types)) for prefix in "BI")]
+
+
+# A word: letters and digits with inner dots, dashes and apostrophes ("U.S.", "follow-up", "12,400"), a clitic ("'s",
+# "n't" stays with its verb), or one mark on its own. The way CoNLL's text is split, as far as a rule can.
+WORD = re.compile(
+    r"(?:[^\W\d_]\.){2,}|['’](?:s|re|ve|ll|d|m)\b|\w+(?:[.,:/-]?\w+|-|&\w+)*(?<!-)|\S", re.UNICODE | re.IGNORECASE
+)
+
+
+def split_words(text: str) -> list[tuple[int, int]]:
+    """Character spans (start, end) of the words of raw text.
+
+    >>> text = "Dr. Osei's U.S. follow-up cost 12,400."
+    >>> [text[start:end] for start, end in split_words(text)]
+    ['Dr', '.', 'Osei', "'s", 'U.S.', 'follow-up', 'cost', '12,400', '.']
+    """
+    return [match.span() for match in WORD.finditer(text)]
+
+
+def spans_to_tags(words: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int, str]]) -> tuple[list[str], list]:
+    """BIO tags of the words under character spans (start, end, label); a word that a span cuts belongs to it whole.
+
+    Returns the tags and the spans that cut a word.
+
+    >>> spans_to_tags([(0, 3), (4, 9), (9, 10)], [(4, 9, "PER")])
+    (['O', 'B-PER', 'O'], [])
+
+    Raises:
+        ValueError: two spans claim one word, or a span holds no word.
+    """
+    tags, cut = ["O"] * len(words), []
+    for start, end, label in sorted(spans):
+        inside = [i for i, (word_start, word_end) in enumerate(words) if word_start < end and word_end > start]
+        if not inside:
+            raise ValueError(f"entity {start}-{end} ({label}) holds no word")
+        if any(tags[i] != "O" for i in inside):
+            raise ValueError(f"entity {start}-{end} ({label}) overlaps the one before it; keep one of the two")
+        if (words[inside[0]][0], words[inside[-1]][1]) != (start, end):
+            cut.append((start, end, label))
+        for i in inside:
+            tags[i] = f"{'B' if i == inside[0] else 'I'}-{label}"
+    return tags, cut
+
+
+def entity_spans(tags: Sequence[str], words: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, str]]:
+    """Character spans (start, end, label) of the entities of a tagged sentence.
+
+    >>> list(entity_spans(["O", "B-PER", "I-PER"], [(0, 2), (3, 8), (9, 12)]))
+    [(3, 12, 'PER')]
+    """
+    for entity_type, first, last in entities(tags):
+        yield words[first][0], words[last - 1][1], entity_type
+
+
+# Rows of a file to tagged sentences
+
+
+def tagged_sentences(
+    source: "Source", tokens_column: str | None, tags_column: str | None, label_list: list[str] | None
+) -> Iterator[dict]:
+    """Rows -> {"tokens", "ner_tags" in BIO or None, "document", "place", "note"}.
+
+    A row holds words and tags (as text, or integers that index the file's class names or `label_list`), or `text`
+    and `entities`, a list of {"start", "end", "label"} character spans as annotation tools export them.
+
+    Raises:
+        InputError: words and tags of unequal length, no tags, an unknown prefix, a broken sequence, overlapping spans.
+    """
+    parsed = functools.partial(tagged_row, source.name, tokens_column, tags_column, label_list)
+    scheme = detect_scheme_of(source.name, (parsed(place, row) for place, row in source.rows()))
+    for place, row in source.rows():
+        example = parsed(place, row)
+        lines = example.pop("lines", None)
+        if example["ner_tags"] is not None:
+            try:
+                example["ner_tags"] = to_bio(example["ner_tags"], scheme)
+            except ValueError as error:
+                i, message = error.args
+                raise InputError(f"{source.name}, {token_place(place, lines, i)}: {message}") from None
+        if scheme != "BIO":
+            example["note"] = example["note"] or f"{scheme} tags converted to BIO"
+        yield example
+
+
+def token_place(place: str, lines: list[int] | None, i: int) -> str:
+    return f"line {lines[i]}" if lines else f"{place}, word {i + 1}"
+
+
+def detect_scheme_of(name: str, examples: Iterator[dict]) -> str:
+    """`detect_scheme` over a file, with the place of a tag that belongs to no scheme."""
+
+    def checked() -> Iterator[list[str]]:
+        for example in examples:
+            for i, tag in enumerate(example["ner_tags"] or []):
+                try:
+                    split_tag(tag)
+                except ValueError as error:
+                    raise InputError(
+                        f"{name}, {token_place(example['place'], example.get('lines'), i)}: {error}"
+                    ) from None
+            yield example["ner_tags"] or []
+
+    return detect_scheme(checked())
+
+
+def tagged_row(
+    name: str, tokens_column: str | None, tags_column: str | None, label_list: list[str] | None, place: str, row: dict
+) -> dict:
+    """One row in the form of `tagged_sentences`, its tags still in the scheme of the file."""
+    tokens_name = tokens_column or next((c for c in TOKEN_COLUMNS if c in row), None)
+    example = {"document": row.get("document", -1), "place": place, "note": ""}
+    if not isinstance(example["document"], int):
+        example["document"] = -1
+    if tokens_column is None and "text" in row and ("entities" in row or tokens_name is None):
+        return example | tagged_text(name, place, row)
+    if tokens_name is None or tokens_name not in row:
+        raise InputError(f"{name}, {place}: no column of words among {list(row)}; name it with --tokens_column")
+    tokens = row[tokens_name]
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise InputError(f'{name}, {place}: "{tokens_name}" is no list of words')
+    if not tokens:
+        raise InputError(f'{name}, {place}: "{tokens_name}" is empty; delete the row')
+    tags_name = tags_column or next((c for c in TAG_COLUMNS if c in row), None)
+    tags = row.get(tags_name)
+    if tags is not None:
+        if not isinstance(tags, list) or len(tags) != len(tokens):
+            count = f"{len(tags)} tags" if isinstance(tags, list) else f"a {type(tags).__name__}"
+            raise InputError(f'{name}, {place}: {len(tokens)} words but {count} in "{tags_name}"')
+        tags = [tag_name(f"{name}, {place}", tag, label_list) for tag in tags]
+    return example | {"tokens": tokens, "ner_tags": tags} | ({"lines": row["lines"]} if "lines" in row else {})
+
+
+def tag_name(where: str, tag: Any, label_list: list[str] | None) -> str:
+    if isinstance(tag, str):
+        return tag
+    if isinstance(tag, bool) or not isinstance(tag, int):
+        raise InputError(f"{where}: a tag is {json.dumps(tag, default=str)}, which is neither text nor an integer")
+    if label_list is None:
+        raise InputError(
+            f"{where}: tags are integers and the file does not say what they stand for; "
+            "name them in order, for instance --label_list O B-PER I-PER B-LOC I-LOC"
+        )
+    if not 0 <= tag < len(label_list):
+        raise InputError(f"{where}: tag {tag} is not among the {len(label_list)} names of --label_list")
+    return label_list[tag]
+
+
+def tagged_text(name: str, place: str, row: dict) -> dict:
+    """Words and tags of raw `text` with `entities` as character spans."""
+    text, spans = row["text"], row.get("entities")
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f'{name}, {place}: "text" is empty or no text; delete the row')
+    words = split_words(text)
+    tokens = [text[start:end] for start, end in words]
+    if spans is None:
+        return {"tokens": tokens, "ner_tags": None}
+    try:
+        checked = [(span["start"], span["end"], span["label"]) for span in spans]
+        for start, end, label in checked:
+            if not (isinstance(start, int) and isinstance(end, int) and isinstance(label, str) and label):
+                raise TypeError
+            if not 0 <= start < end <= len(text):
+                raise ValueError(f"entity {start}-{end} ({label}) lies outside the text of {len(text)} characters")
+        tags, cut = spans_to_tags(words, checked)
+    except (TypeError, KeyError):
+        raise InputError(f'{name}, {place}: "entities" is no list of {{"start", "end", "label"}}') from None
+    except ValueError as error:
+        raise InputError(f"{name}, {place}: {error}") from None
+    note = "an entity cuts a word; the whole word is taken" if cut else ""
+    return {"tokens": tokens, "ner_tags": tags, "note": note}
+
+
+# Splits of tagged sentences
+
+
+def has_tags(dataset: Any) -> bool:
+    """Whether every sentence has tags; `entity_types` has seen to it that all have them or none."""
+    return dataset[0]["ner_tags"] is not None
+
+
+def entity_types(datasets: Any) -> set[str]:
+    """The entity types of the training split or, without one, of all splits.
+
+    Raises:
+        InputError: training or validation sentences without tags, some tagged and some not, a training split without
+            any entity, or a type that training has not seen.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for split, dataset in datasets.items():
+        found[split] = {}
+        untagged = tagged = None
+        for place, tags in zip(dataset["place"], dataset["ner_tags"], strict=True):
+            if tags is None:
+                untagged = untagged or place
+                continue
+            tagged = place
+            for tag in tags:
+                if tag != "O":
+                    found[split].setdefault(split_tag(tag)[1], place)
+        if untagged and (tagged or split != "test"):
+            raise InputError(
+                f"{split}, {untagged}: no tags; add a column {' or '.join(TAG_COLUMNS)}, or name it with --tags_column"
+            )
+    if "train" not in found:
+        return {entity_type for types in found.values() for entity_type in types}
+    if not found["train"]:
+        raise InputError("train: every tag is O, so there is nothing to learn; check the column of tags")
+    for split, types in found.items():
+        for entity_type, place in types.items():
+            if entity_type not in found["train"]:
+                known = ", ".join(sorted(found["train"]))
+                raise InputError(
+                    f'{split}, {place}: entity type "{entity_type}" does not occur in train ({known}); '
+                    "add examples of it there, or rename it"
+                )
+    return set(found["train"])
+
+
+def sentence_groups(dataset: Any) -> tuple[list, list[str]]:
+    """For `common.data.hold_out`: the document of each sentence, or the sentence itself where none are marked; and the
+    sentence's text."""
+    texts = [" ".join(tokens) for tokens in dataset["tokens"]]
+    documents = dataset["document"][:]
+    return (documents if len(set(documents)) > 1 else texts), texts
+
+
+def tagged_rows(dataset: Any, predicted: list[list[str]]) -> list[dict[str, Any]]:
+    """For the prediction files: words, gold tags (None where unknown) and predicted tags of each sentence."""
+    columns = (dataset["tokens"], dataset["ner_tags"], predicted)
+    return [dict(tokens=w, ner_tags=g, predicted=p) for w, g, p in zip(*columns, strict=True)]
+
+
+def conll_block(row: dict[str, Any]) -> str:
+    """A sentence in the column form that `conlleval` reads: word, tag (where known), predicted tag.
+
+    >>> print(conll_block({"tokens": ["Ada"], "ner_tags": ["B-PER"], "predicted": ["O"]}), end="")
+    Ada B-PER O
+    """
+    columns = [row["tokens"], *([row["ner_tags"]] if row["ner_tags"] else []), row["predicted"]]
+    return "".join(" ".join(fields) + "\n" for fields in zip(*columns, strict=True))

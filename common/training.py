@@ -1,0 +1,521 @@
+"""What every recipe asks of the machine and of the Trainer: flags, precision, attention, sampling, loss, frozen layers.
+
+Each departure from the stock `Trainer` names the defect that it mends.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import functools
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import HfArgumentParser, Trainer, TrainingArguments
+
+from common.errors import InputError
+from common.hub import go_offline_without_hub, hub_errors
+
+log = logging.getLogger("recipes")
+
+
+# Flags
+
+
+def flag(default: Any, help: str) -> Any:
+    """A dataclass field that is a flag of the command line."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass
+class RecipeArguments:
+    """Flags that mean the same in every recipe; a recipe adds its own and sets its own model and dataset."""
+
+    model_name_or_path: str = flag("google-bert/bert-base-uncased", "Any encoder: its name on the Hub, or a folder.")
+    dataset_name: str = flag("", "Dataset on the Hub, or a local folder.")
+    dataset_config_name: str | None = flag(None, "Its configuration. Unset: the default one.")
+    train_file: str | None = flag(None, "Own data, see the README for formats. Unset: --dataset_name.")
+    validation_file: str | None = flag(None, "Likewise. Unset: a share of train is held out.")
+    test_file: str | None = flag(None, "Likewise, its labels may be missing. Unset: none.")
+    max_train_samples: int | None = flag(None, "Use the first so many rows. Unset: all.")
+    max_eval_samples: int | None = flag(None, "Use the first so many rows. Unset: all.")
+    max_predict_samples: int | None = flag(None, "Use the first so many rows. Unset: all.")
+    max_seq_length: int | None = flag(None, "Word pieces in an input, at most. Unset: 512 or the model's limit.")
+    freeze: str | None = flag(None, "What does not train: encoder, embeddings, or N (and N layers). Unset: all trains.")
+    early_stopping_patience: int | None = flag(None, "Stop after N evaluations without a better score. Unset: never.")
+    attn_implementation: str | None = flag(None, "eager or sdpa. Unset: the faster one on this device.")
+    overwrite: bool = flag(False, "Replace another or a finished run in --output_dir.")
+
+
+class RecipeArgumentParser(HfArgumentParser):
+    """`HfArgumentParser` whose complaints are one line, without abbreviations, and that reads no hidden .args file."""
+
+    def error(self, message: str) -> None:
+        raise InputError(f"{message}; --help lists the flags")
+
+
+def build_parser(arguments: type, defaults: dict[str, Any], name: str) -> RecipeArgumentParser:
+    """The flags of the recipe called `name`: its own first, then all of `TrainingArguments`, with its defaults."""
+    parser = RecipeArgumentParser(
+        (arguments, TrainingArguments),
+        usage=f"python -m recipes.{name} [flags]",
+        description=sys.modules[arguments.__module__].__doc__,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    # None stands for what is chosen from the machine.
+    parser.set_defaults(**{"bf16": None, "fp16": None, "use_cpu": None, "output_dir": f"runs/{name}", **defaults})
+    return parser
+
+
+def parse_arguments(
+    arguments: type, defaults: dict[str, Any], argv: Sequence[str] | None, recipe_file: str
+) -> tuple[Any, TrainingArguments]:
+    """The recipe's own arguments and `TrainingArguments`, with what was left open chosen for this machine.
+
+    Precision is chosen before `TrainingArguments` is built: set afterwards it does nothing.
+
+    Args:
+        arguments: the recipe's dataclass; its flags come first in `--help`.
+        defaults: the recipe's defaults for flags of `TrainingArguments`.
+        argv: the command line without the program's name; None takes `sys.argv`.
+        recipe_file: the recipe's `__file__`; its name gives the default of `--output_dir`.
+
+    Raises:
+        InputError: an unknown flag or a value that is none, with the nearest flag named.
+    """
+    configure_logging()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    name = Path(recipe_file).stem
+    parser = build_parser(arguments, defaults, name)
+    asked, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flags = [option for action in parser._actions for option in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
+        raise InputError(f"unknown flag {unknown[0]}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+    # Evaluation and saving follow what the run does; TrainingArguments would switch --do_eval false on again.
+    if not asked.do_train:
+        parser.set_defaults(save_strategy="no", eval_strategy="no")
+        if asked.output_dir == f"runs/{name}":
+            parser.set_defaults(output_dir=f"runs/{name}-eval")
+    elif not asked.do_eval:
+        parser.set_defaults(eval_strategy="no")
+    if getattr(asked, "early_stopping_patience", None) is not None:
+        parser.set_defaults(load_best_model_at_end=True)
+        asked.load_best_model_at_end = True
+    if asked.load_best_model_at_end:  # the best model is among the saved ones only if both happen together
+        parser.set_defaults(save_strategy=asked.eval_strategy, save_steps=asked.eval_steps or 500)
+    choice, reason = choose_precision(asked)
+    parser.set_defaults(**choice)
+    try:
+        args, training_args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    except (ValueError, TypeError, ImportError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(" ".join(str(error).split())) from error
+    if training_args.n_gpu > 1:
+        # DataParallel would multiply the batch by the number of GPUs and is slower than one process each.
+        log.warning(
+            "%d GPUs are here and one is used; accelerate launch -m recipes.%s uses all", training_args.n_gpu, name
+        )
+        training_args._n_gpu = 1
+    if not is_main_process():
+        log.setLevel(logging.WARNING)
+    log.info("Precision %s: %s. Device %s.", precision_name(training_args), reason, training_args.device)
+    go_offline_without_hub(
+        args.model_name_or_path,
+        None if args.train_file or args.validation_file or args.test_file else args.dataset_name,
+    )
+    return args, training_args
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines of a recipe's docstring, and lets a help text of any library hold a bare `%`."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "".join(indent + line for line in text.splitlines(keepends=True))
+
+    def _get_help_string(self, action: Any) -> str:
+        action.help = re.sub(r"(?<!%)%(?![(%])", "%%", action.help or "")
+        return super()._get_help_string(action)
+
+
+def configure_logging() -> None:
+    """What the recipes say goes to stdout as plain lines, beside the progress bars on stderr."""
+    if not log.handlers:
+        handler = StdoutHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.propagate = False
+    log.setLevel(logging.INFO)
+    # Its report on loading is replaced by `load_model`'s, and bars for reading a file of seconds are noise.
+    transformers.utils.logging.get_logger("transformers.modeling_utils").setLevel(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+
+
+class StdoutHandler(logging.StreamHandler):
+    """Writes to whatever `sys.stdout` is at the time."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stdout
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        pass
+
+
+def is_main_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+# The machine
+
+
+def choose_precision(asked: Any) -> tuple[dict[str, Any], str]:
+    """Values for `bf16`, `fp16`, `tf32` and `use_cpu` where the command line left them open, and the reason.
+
+    bf16 where the hardware multiplies it fast: GPUs from Ampere on, CPUs on which it was measured just now
+    (`cpu_bf16_speedup`). fp16 on older GPUs with tensor cores. Else fp32.
+    """
+    use_cpu = bool(asked.use_cpu) or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    choice: dict[str, Any] = {"use_cpu": use_cpu, "bf16": bool(asked.bf16), "fp16": bool(asked.fp16)}
+    cuda = torch.cuda.is_available() and not use_cpu
+    if cuda and asked.tf32 is None and torch.cuda.get_device_capability() >= (8, 0):
+        choice["tf32"] = True  # for what stays fp32; PyTorch leaves it off
+    if asked.bf16 is not None or asked.fp16 is not None:
+        return choice, "asked for by flag"
+    if use_cpu:
+        speedup = cpu_bf16_speedup()
+        reason = f"this CPU multiplies bf16 {speedup:.1f} times as fast as fp32" if speedup else "this CPU has no bf16"
+        # Autocast spends some of the gain on conversions; between the kinds of processor there is a wide gap.
+        return choice | {"bf16": speedup > 1.5}, reason
+    if cuda and torch.cuda.get_device_capability() >= (8, 0):
+        return choice | {"bf16": True}, "this GPU has bf16 tensor cores"
+    if cuda and torch.cuda.get_device_capability() >= (7, 0):
+        return choice | {"fp16": True}, "this GPU has fp16 tensor cores and no bf16"
+    return choice, "no faster one is known to be safe on this device"
+
+
+def padding_multiple(training_args: TrainingArguments) -> int | None:
+    """Batches are padded to a multiple of this many tokens: 8 where tensor cores want it, else no more than needed."""
+    return 8 if training_args.device.type == "cuda" else None
+
+
+@functools.cache
+def cpu_bf16_speedup() -> float:
+    """How many times faster this CPU multiplies matrices in bf16 than in fp32; 0 where it has no instruction for it.
+
+    Asked of the machine and not of a list: with AMX the ratio is about 5, with AVX512-BF16 alone some processors reach
+    2 and others 0.6. About 0.1 s.
+    """
+    if hasattr(torch.cpu, "get_capabilities"):
+        found = torch.cpu.get_capabilities()
+        known = any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+    else:
+        known = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if not known:
+        return 0.0
+    seconds = []
+    for dtype in (torch.float32, torch.bfloat16):
+        x, weight = torch.ones(512, 768, dtype=dtype), torch.ones(3072, 768, dtype=dtype)
+        runs = []
+        for _ in range(6):
+            start = time.perf_counter()
+            nn.functional.linear(x, weight)
+            runs.append(time.perf_counter() - start)
+        seconds.append(min(runs))
+    return seconds[0] / seconds[1]
+
+
+def precision_name(training_args: TrainingArguments) -> str:
+    return "bf16" if training_args.bf16 else "fp16" if training_args.fp16 else "fp32"
+
+
+def attention_for(training_args: TrainingArguments, asked: str | None = None) -> str:
+    """The attention implementation to load a model with: `asked`, else eager on a CPU and sdpa elsewhere.
+
+    On a CPU PyTorch's `sdpa` has no fused kernel with dropout and trains slower than plain matrix products.
+    """
+    return asked or ("eager" if training_args.device.type == "cpu" else "sdpa")
+
+
+# The Trainer
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """Training order in which the examples of one total batch are of like length, a function of (seed, epoch) alone.
+
+    The epoch's random permutation is cut into chunks of many batches, each chunk is sorted by length and cut into
+    batches, and the batches are shuffled. Little is then spent on padding. What it does to the gradient noise: which
+    examples share a batch is no longer independent of their length, so batches differ from each other by more than
+    random ones do wherever length goes with the label or the loss; chunks of at most 50 batches, drawn anew each
+    epoch, keep that small (the README gives scores with and without). The batch with the longest example comes first,
+    so that a lack of memory shows at once; an incomplete batch comes last.
+
+    The stock `group_by_length` draws from the global generator, so a resumed run reads other batches than the
+    uninterrupted one, and it looks for lengths in a column that was already removed.
+
+    Args:
+        lengths: of each example, in tokens.
+        batch_size: the total batch of an optimizer step: per device x devices x accumulation steps. The slices that
+            devices take from it are then of like length too, and the order does not depend on their number.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
+        self.lengths = torch.as_tensor(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self.lengths), generator=generator)
+        # At least four chunks, or small sets would form the same batches every epoch.
+        batches_per_chunk = max(1, min(50, len(order) // (self.batch_size * 4)))
+        chunks = order.split(self.batch_size * batches_per_chunk)
+        order = torch.cat([chunk[self.lengths[chunk].argsort(descending=True, stable=True)] for chunk in chunks])
+        batches = list(order.split(self.batch_size))
+        incomplete = [batches.pop()] if len(batches[-1]) < self.batch_size else []
+        batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        if batches:
+            longest = max(range(len(batches)), key=lambda i: int(self.lengths[batches[i][0]]))
+            batches.insert(0, batches.pop(longest))
+        yield from torch.cat(batches + incomplete).tolist()
+
+
+class RecipeTrainer(Trainer):
+    """`Trainer` with the two samplers replaced; both overrides mend `train_sampling_strategy="group_by_length"`.
+
+    `--train_sampling_strategy random` gives the stock random order. Every dataset needs a column `length`.
+    """
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        # From self.train_dataset: the one passed in has lost the columns that the model does not read.
+        lengths = torch.tensor(self.train_dataset["length"][:])
+        return LengthGroupedSampler(lengths, total_batch_size(self.args), seed)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler:
+        # The stock sampler groups evaluation rows too, so that predictions[i] does not belong to row i.
+        return SequentialSampler(eval_dataset)
+
+
+def early_stopping(patience: int | None) -> list[Any]:
+    """The callback for `--early_stopping_patience`, in evaluations without a better score; none where it is None."""
+    return [] if patience is None else [transformers.EarlyStoppingCallback(early_stopping_patience=patience)]
+
+
+def total_batch_size(training_args: TrainingArguments) -> int:
+    """Examples per optimizer step over all devices and accumulation steps."""
+    return training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
+
+
+def sorted_by_length(dataset: Any) -> Any:
+    """An evaluation set with the longest rows first, so that batches hold rows of like length.
+
+    A row's own columns (`sentence` and the like) say where its prediction belongs.
+    """
+    order = torch.tensor(dataset["length"][:]).argsort(descending=True, stable=True)
+    return dataset.select(order.tolist())
+
+
+def padding_share(lengths: Sequence[int], order: Sequence[int], batch_size: int, multiple: int = 1) -> float:
+    """Share of padding among the positions that are computed, from 0 to 1, batches padded to their longest row.
+
+    >>> padding_share([2, 4], order=[0, 1], batch_size=2)
+    0.25
+    """
+    batches = torch.as_tensor(lengths)[torch.as_tensor(order)].split(batch_size)
+    computed = sum(len(batch) * -(-int(batch.max()) // multiple) * multiple for batch in batches)
+    return 1 - sum(int(batch.sum()) for batch in batches) / computed
+
+
+def cross_entropy_loss(class_weights: torch.Tensor | None = None, label_smoothing: float = 0.0) -> Callable:
+    """A `compute_loss_func` for `Trainer`: cross entropy averaged over the labels of the whole optimizer step.
+
+    BERT's, RoBERTa's, ELECTRA's and ALBERT's heads for sequences and tokens take `num_items_in_batch` and ignore it,
+    while the Trainer takes their loss for already averaged: with 4 accumulation steps or 4 processes loss and gradient
+    come out 4 times too large. Here the sum is divided by the count that the Trainer gathered, in fp32.
+
+    Args:
+        class_weights: one factor per class, shape (classes,); an example's loss is multiplied by its class's.
+        label_smoothing: share of the target spread evenly over the classes; the Trainer's own smoothing is not
+            applied where a loss function is given.
+    """
+
+    def compute_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        logits = outputs["logits"].float()
+        total = nn.functional.cross_entropy(
+            logits.reshape(-1, logits.shape[-1]),
+            labels.reshape(-1),
+            weight=None if class_weights is None else class_weights.to(logits.device),
+            reduction="sum",
+            label_smoothing=label_smoothing,
+        )
+        count = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        return total / torch.as_tensor(count, device=total.device).clamp(min=1)
+
+    return compute_loss
+
+
+def token_predictions(logits: torch.Tensor, labels: torch.Tensor | None) -> Any:
+    """For `preprocess_logits_for_metrics`: label ids (rows, tokens), and with labels the summed loss of each row.
+
+    Only these travel to the host, not the logits; and the mean over all labels comes out the same however the rows
+    were put into batches, where the Trainer's own `eval_loss` is a mean of batch means.
+    """
+    label_ids = logits.argmax(dim=-1)
+    if labels is None:
+        return label_ids
+    loss = nn.functional.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none").sum(dim=1)
+    return label_ids, loss
+
+
+# The model
+
+
+def load_model(auto_class: Any, args: Any, training_args: TrainingArguments, **config: Any) -> Any:
+    """`auto_class.from_pretrained` with fp32 weights from safetensors alone, or the one-line error.
+
+    Args:
+        args: a recipe's arguments; `model_name_or_path` and `attn_implementation` are read.
+        config: entries of the model's config, for instance `id2label`.
+
+    Raises:
+        InputError: no such model, weights in pickle only, a head of another shape, or an encoder without weights.
+    """
+    name = args.model_name_or_path
+    if os.path.isdir(name) and not any(Path(name).glob("*.safetensors")):
+        raise InputError(f"{name}: holds no *.safetensors weights, and pickled ones are not read; convert them first")
+    with hub_errors("model", name):
+        model, report = auto_class.from_pretrained(
+            name,
+            dtype=torch.float32,
+            use_safetensors=True,
+            attn_implementation=attention_for(training_args, args.attn_implementation),
+            output_loading_info=True,
+            **config,
+        )
+    # A new head is what fine-tuning starts from; an encoder that silently stays random is not.
+    missing = [key for key in report["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")]
+    missing = [key for key in missing if ".pooler." not in key]
+    if missing:
+        raise InputError(
+            f"{name}: its weights lack {missing[0]} and {len(missing) - 1} more; is it this kind of model?"
+        )
+    if report["missing_keys"]:
+        log.info("New, to be trained: %s.", ", ".join(sorted(report["missing_keys"])))
+    return model
+
+
+def model_label_list(name: str, labels: Sequence[str], is_trained: bool) -> list[str]:
+    """The label names in the order of the model's head: its own where it has names, else `labels` as they are.
+
+    A model already fine-tuned keeps its order, so that no label silently changes its meaning.
+
+    Args:
+        name: the model, Hub name or local folder.
+        labels: the labels of the data.
+        is_trained: the model is to be used as it is, so it must have names.
+
+    Raises:
+        InputError: the data has labels that the model lacks, with both lists.
+    """
+    from transformers import AutoConfig
+
+    with hub_errors("model", name):
+        id2label = AutoConfig.from_pretrained(name).id2label
+    own = [id2label[i] for i in sorted(id2label)]
+    if all(re.fullmatch(r"LABEL_\d+", label) for label in own):
+        if is_trained:
+            raise InputError(f"{name}: has no label names, so it is no trained model; train it first")
+        return list(labels)
+    lacking = [label for label in labels if label not in own]
+    if lacking:
+        raise InputError(
+            f"the data has labels that {name} lacks ({', '.join(lacking)}): data {list(labels)}, model {own}; "
+            "rename the data's labels, or start from a model without a trained head"
+        )
+    return own
+
+
+def freeze(model: Any, what: str | None) -> None:
+    """Exclude parameters from training, and say what share trains.
+
+    Args:
+        what: None trains all; "encoder" trains the head alone (BERT as a feature extractor); "embeddings" keeps those;
+            a number N keeps the embeddings and the first N layers.
+
+    Raises:
+        InputError: another word, or more layers than there are.
+    """
+    encoder = model.base_model
+    layers = next((m for m in encoder.modules() if isinstance(m, nn.ModuleList)), [])
+    if what is not None and what not in ("encoder", "embeddings") and not (what.isdigit() and int(what) <= len(layers)):
+        raise InputError(f"--freeze {what}: must be encoder, embeddings or a number of layers from 0 to {len(layers)}")
+    if what == "encoder":
+        frozen = [encoder]
+    elif what is not None:
+        embeddings = [module for name, module in encoder.named_children() if "embed" in name]
+        frozen = [*embeddings, *(layers[: int(what)] if what.isdigit() else [])]
+    else:
+        frozen = []
+    for module in frozen:
+        module.requires_grad_(False)
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    log.info("Trained parameters: %.1f of %.1f million (%.1f %%).", trained / 1e6, total / 1e6, 100 * trained / total)
+
+
+def compute_logits(auto_class: Any, name: str, features: dict[str, list], collator: Any, batch_size: int) -> list[Any]:
+    """The logits of each row of `features` in the order given, computed in batches of like length.
+
+    Args:
+        features: columns, those of the model's inputs among them.
+        collator: pads a list of rows; rows come back cut to their own length.
+
+    Returns:
+        One array per row: (tokens, labels), or (labels,) for a model that gives one answer per row.
+    """
+    import inspect
+
+    from accelerate import Accelerator
+    from tqdm.auto import tqdm
+
+    accelerator = Accelerator()
+    with hub_errors("model", name):
+        model = auto_class.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+    model = accelerator.prepare_model(model.eval(), evaluation_mode=True)
+    read = [key for key in inspect.signature(model.forward).parameters if key in features and key != "labels"]
+    rows = [dict(zip(read, values, strict=True)) for values in zip(*(features[key] for key in read), strict=True)]
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
+    logits: list[Any] = [None] * len(rows)
+    bar = tqdm(total=len(rows), desc="Predicting", unit="window", delay=1)
+    for start in range(0, len(rows), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = collator([rows[i] for i in chosen]).to(accelerator.device)
+        with torch.inference_mode():
+            outputs = model(**batch).logits.float().cpu().numpy()
+        for i, row in zip(chosen, outputs, strict=True):
+            logits[i] = row[: len(rows[i]["input_ids"])] if row.ndim == 2 else row
+        bar.update(len(chosen))
+    bar.close()
+    return logits

@@ -1,0 +1,204 @@
+"""Named entity recognition: a tag for every word. CoNLL-2003 by default, or your own files.
+
+One row in:   tokens   ["Ada", "Lovelace", "worked", "in", "London"]
+One row out:  tags     ["B-PER", "I-PER", "O", "O", "B-LOC"]
+
+The benchmark (Hub):   python -m recipes.ner
+The bundled sample:    make train-ner OFFLINE=1
+Your own files:        python -m recipes.ner --train_file data/train.conll --validation_file data/dev.conll
+
+Score and time to expect: README.md, Results.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+
+from datasets import DatasetDict, Features, List, Value
+from transformers import (
+    AutoModelForTokenClassification,
+    DataCollatorForTokenClassification,
+    EvalPrediction,
+    TrainingArguments,
+    set_seed,
+)
+
+from common.data import hold_out, load_splits, map_cached, take_rows
+from common.errors import run_as_command
+from common.metrics import entity_scores, flat_scores
+from common.postprocessing import tags_of_sentences
+from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_and_align_labels
+from common.report import show_entities, show_tagged_data
+from common.runs import finish_run, open_run, write_predictions
+from common.tags import (
+    bio_label_list,
+    conll_block,
+    entity_types,
+    has_tags,
+    sentence_groups,
+    tagged_rows,
+    tagged_sentences,
+)
+from common.training import (
+    RecipeArguments,
+    RecipeTrainer,
+    cross_entropy_loss,
+    early_stopping,
+    flag,
+    freeze,
+    load_model,
+    model_label_list,
+    padding_multiple,
+    parse_arguments,
+    sorted_by_length,
+    token_predictions,
+)
+
+log = logging.getLogger("recipes")
+
+
+@dataclass
+class Arguments(RecipeArguments):
+    model_name_or_path: str = flag("google-bert/bert-base-cased", "Any encoder with a fast tokenizer: name or folder.")
+    dataset_name: str = flag("lhoestq/conll2003", "Dataset on the Hub, or a local folder.")
+    tokens_column: str | None = flag(None, "Column of words. Unset: tokens or words.")
+    tags_column: str | None = flag(None, "Column of tags. Unset: ner_tags, tags, labels or ner.")
+    label_list: list[str] | None = flag(None, "Names of integer tags, in order. Unset: the file says them.")
+    doc_stride: int | None = flag(None, "Word pieces that windows share. Unset: a quarter of --max_seq_length.")
+
+
+# BERT's fine-tuning grid (arXiv 1810.04805, appendix A.3): batch 16 or 32, rate 2e-5 to 5e-5, 2 to 4 epochs.
+DEFAULTS = dict(
+    do_train=True,
+    do_eval=True,
+    num_train_epochs=3,
+    learning_rate=5e-5,
+    per_device_train_batch_size=32,
+    per_device_eval_batch_size=64,
+    weight_decay=0.01,
+    train_sampling_strategy="group_by_length",
+    eval_strategy="epoch",
+    save_strategy="epoch",
+    save_total_limit=2,
+    logging_steps=0.05,  # of the run
+    logging_nan_inf_filter=False,  # hides a broken loss, and reads it back every step
+    metric_for_best_model="f1",
+    restore_callback_states_from_checkpoint=True,
+)
+
+FEATURES = Features(
+    tokens=List(Value("string")),
+    ner_tags=List(Value("string")),
+    document=Value("int64"),
+    place=Value("string"),
+    note=Value("string"),
+)
+
+
+def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[DatasetDict, list[str]]:
+    """Splits of sentences with BIO tags, and the label names of the training data (of all data when not training)."""
+    columns = dict(tokens_column=args.tokens_column, tags_column=args.tags_column, label_list=args.label_list)
+    datasets = load_splits(args, training_args, tagged_sentences, FEATURES, **columns)
+    if "train" in datasets and "validation" not in datasets:
+        datasets |= hold_out(datasets["train"], *sentence_groups(datasets["train"]), training_args.seed)
+    label_list = bio_label_list(entity_types(datasets))
+    limits = dict(train=args.max_train_samples, validation=args.max_eval_samples, test=args.max_predict_samples)
+    return take_rows(datasets, limits), label_list
+
+
+def preprocess(datasets: DatasetDict, label_list: list[str], tokenizer, config, args: Arguments) -> DatasetDict:
+    """Windows of word pieces in which every word has one place; evaluation sets longest first."""
+    max_length, stride = resolve_lengths(tokenizer, config, args.max_seq_length, args.doc_stride)
+    features = DatasetDict()
+    for split, dataset in datasets.items():
+        label2id = {label: i for i, label in enumerate(label_list)} if has_tags(dataset) else None
+        options = dict(max_length=max_length, stride=stride, label2id=label2id)
+        windows = map_cached(dataset, tokenize_and_align_labels, tokenizer, f"Tokenizing {split}", **options)
+        features[split] = windows if split == "train" else sorted_by_length(windows)
+    show_tagged_data(datasets, features)
+    return features
+
+
+def decode(predictions, features, dataset, label_list: list[str]) -> list[list[str]]:
+    """Label ids of windows -> a tag per word, in the order of `dataset`."""
+    words_per_sentence = [len(tokens) for tokens in dataset["tokens"]]
+    return tags_of_sentences(predictions, features["word_ids"], features["sentence"], words_per_sentence, label_list)
+
+
+def build_compute_metrics(dataset, features, label_list: list[str]):
+    """Entity scores over whole sentences, as `conlleval` gives them, and the mean loss over all labels."""
+
+    def compute_metrics(prediction: EvalPrediction, per_type: bool = False) -> dict[str, float]:
+        label_ids, losses = prediction.predictions
+        predicted = decode(label_ids, features, dataset, label_list)
+        scores = flat_scores(entity_scores(dataset["ner_tags"][:], predicted), per_type)
+        return {**scores, "loss": losses.sum() / (prediction.label_ids != -100).sum()}
+
+    return compute_metrics
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    # Flags; the seed is set before the head is initialised.
+    args, training_args = parse_arguments(Arguments, DEFAULTS, argv, __file__)
+    set_seed(training_args.seed)
+
+    # Data.
+    datasets, label_list = load_datasets(args, training_args)
+
+    # Tokenizer and model, which keeps the label names.
+    tokenizer = load_tokenizer(args.model_name_or_path, is_split_into_words=True)
+    label_list = model_label_list(args.model_name_or_path, label_list, is_trained=not training_args.do_train)
+    names = dict(id2label=dict(enumerate(label_list)), label2id={label: i for i, label in enumerate(label_list)})
+    model = load_model(AutoModelForTokenClassification, args, training_args, **names)
+    freeze(model, args.freeze)
+
+    # Features.
+    features = preprocess(datasets, label_list, tokenizer, model.config, args)
+
+    # The folder that this run owns: finished, to be resumed, or new.
+    run = open_run(__file__, args, training_args, datasets)
+    if run.results:
+        return run.results
+
+    # Trainer.
+    trainer = RecipeTrainer(
+        model=model,
+        args=training_args,
+        data_collator=DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=padding_multiple(training_args)),
+        train_dataset=features.get("train"),
+        eval_dataset=features.get("validation"),
+        processing_class=tokenizer,
+        compute_loss_func=cross_entropy_loss(label_smoothing=training_args.label_smoothing_factor),
+        compute_metrics=build_compute_metrics(datasets.get("validation"), features.get("validation"), label_list),
+        preprocess_logits_for_metrics=token_predictions,
+        callbacks=run.callbacks + early_stopping(args.early_stopping_patience),
+    )
+    if training_args.do_train:
+        trainer.train(resume_from_checkpoint=run.checkpoint)
+
+    # Scores of the model as it is saved, and predictions: of the test split where there is one, else of validation.
+    results, trainer.compute_metrics = {}, None
+    for split, prefix in (("validation", "eval"), ("test", "test")):
+        if split not in features:
+            continue
+        output = trainer.predict(features[split], metric_key_prefix=prefix)
+        label_ids = output.predictions
+        if has_tags(datasets[split]):
+            label_ids, _ = output.predictions
+            metrics = build_compute_metrics(datasets[split], features[split], label_list)(output, per_type=True)
+            results |= {f"{prefix}_{name}": float(value) for name, value in metrics.items()}
+        predicted = decode(label_ids, features[split], datasets[split], label_list)
+        show_entities(split, datasets, predicted)
+        sentences = tagged_rows(datasets[split], predicted)
+        write_predictions(run.folder / "predictions.jsonl", sentences, json.dumps)
+        write_predictions(run.folder / "predictions.conll", sentences, conll_block)
+
+    # Save.
+    finish_run(run, trainer, results)
+    log.info("Model and results: %s", run.folder)
+    log.info('Try it: make predict-ner MODEL=%s TEXT="Ada Lovelace worked in London."', run.folder)
+    return results
+
+
+if __name__ == "__main__":
+    run_as_command(main)

@@ -1,0 +1,159 @@
+"""Answers from a trained model: text, a file or standard input -> a readable table or JSON lines.
+
+The task is read from the model's config, and its inputs are cut into windows as the evaluation cut them.
+
+    python -m recipes.predict --model runs/ner --text "Ada Lovelace worked in London."
+    python -m recipes.predict --model runs/ner --file data/test.conll --json > answers.jsonl
+    cat letters.txt | python -m recipes.predict --model runs/ner
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common.data import read_lines, read_rows
+from common.errors import InputError, run_as_command
+from common.hub import go_offline_without_hub, hub_errors
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m recipes.predict", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.error = lambda message: (_ for _ in ()).throw(InputError(f"{message}; --help lists the flags"))
+    parser.add_argument("--model", required=True, help="folder of a finished run, or a model's name on the Hub")
+    parser.add_argument("--text", nargs="+", help="one or more texts")
+    parser.add_argument(
+        "--file", help="a text per line (.txt), or .conll .jsonl .json .parquet .csv .tsv as for training"
+    )
+    parser.add_argument("--json", action="store_true", help="JSON lines instead of a table")
+    parser.add_argument("--batch_size", type=int, default=64, help="windows computed at once")
+    return parser.parse_args(argv)
+
+
+def read_inputs(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) of each input; raw text becomes a row with `text`."""
+    if args.text and args.file:
+        raise InputError("--text and --file exclude each other")
+    if args.text:
+        yield from ((f"text {i}", {"text": text}) for i, text in enumerate(args.text, 1))
+    elif args.file and not is_plain_text(args.file):
+        yield from read_rows(args.file)
+    else:
+        lines = read_lines(args.file) if args.file else enumerate((line.rstrip("\n") for line in sys.stdin), 1)
+        yield from ((f"line {i}", {"text": line}) for i, line in lines if line.strip())
+
+
+def is_plain_text(path: str) -> bool:
+    """A .txt file is raw text unless its first filled line looks like CoNLL columns."""
+    from common.tags import is_tag
+
+    if Path(path).suffix.lower() != ".txt":
+        return False
+    fields = next((line.split() for _, line in read_lines(path) if line.strip()), [])
+    return not (fields[:1] == ["-DOCSTART-"] or (len(fields) > 1 and is_tag(fields[-1])))
+
+
+def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
+    args = parse(argv)
+    if args.batch_size < 1:
+        raise InputError(f"--batch_size {args.batch_size}: must be at least 1")
+    inputs = list(read_inputs(args))
+    if not inputs:
+        raise InputError(f"{args.file or 'standard input'}: holds no text")
+    if not os.path.exists(args.model) and args.model.startswith(("runs/", ".", "/")):
+        raise InputError(f"{args.model}: no such folder; train a model first, for instance make train-ner OFFLINE=1")
+    go_offline_without_hub(args.model)
+    from transformers import AutoConfig
+
+    with hub_errors("model", args.model):
+        config = AutoConfig.from_pretrained(args.model)
+    architecture = (config.architectures or [""])[0]
+    for ending, predict in TASKS.items():
+        if architecture.endswith(ending):
+            return predict(args, config, inputs)
+    raise InputError(
+        f"{args.model}: {architecture or 'its config'} names no task that can be predicted; train it first"
+    )
+
+
+# Named entities
+
+
+def predict_tags(args: argparse.Namespace, config: Any, inputs: list[tuple[str, dict]]) -> list[dict[str, Any]]:
+    """Tags and entities of each input; scored as well where every row has tags."""
+    from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
+
+    from common.metrics import entity_scores
+    from common.postprocessing import tags_of_sentences
+    from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_and_align_labels
+    from common.report import entity_table, table
+    from common.tags import detect_scheme, entities, entity_spans, split_words, tagged_row, to_bio
+    from common.training import compute_logits, model_label_list
+
+    name = args.file or "input"
+    label_list = model_label_list(args.model, [], is_trained=True)
+    rows = [tagged_row(name, None, None, label_list, place, row) for place, row in inputs]
+    texts = [row.get("text") for _, row in inputs]
+    words = [
+        split_words(text) if text and "tokens" not in row else None
+        for text, (_, row) in zip(texts, inputs, strict=True)
+    ]
+
+    tokenizer = load_tokenizer(args.model, is_split_into_words=True)
+    max_length, stride = resolve_lengths(tokenizer, config, None, None)
+    batch = {"tokens": [row["tokens"] for row in rows]}
+    features = tokenize_and_align_labels(batch, range(len(rows)), tokenizer, max_length, stride)
+    logits = compute_logits(
+        AutoModelForTokenClassification,
+        args.model,
+        features,
+        DataCollatorForTokenClassification(tokenizer),
+        args.batch_size,
+    )
+    predicted = tags_of_sentences(
+        [window.argmax(-1) for window in logits],
+        features["word_ids"],
+        features["sentence"],
+        [len(row["tokens"]) for row in rows],
+        label_list,
+    )
+
+    answers = []
+    for row, text, spans, tags in zip(rows, texts, words, predicted, strict=True):
+        if spans is None:
+            found = [
+                {"label": t, "text": " ".join(row["tokens"][a:b]), "first_word": a, "last_word": b - 1}
+                for t, a, b in entities(tags)
+            ]
+            answers.append({"tokens": row["tokens"], "tags": tags, "entities": found})
+        else:
+            found = [{"label": t, "text": text[a:b], "start": a, "end": b} for a, b, t in entity_spans(tags, spans)]
+            answers.append({"text": text, "tokens": row["tokens"], "tags": tags, "entities": found})
+
+    for answer in answers:
+        if args.json:
+            print(json.dumps(answer, ensure_ascii=False))
+        else:
+            print(answer.get("text") or " ".join(answer["tokens"]))
+            places = [[e["text"], e["label"], *list(e.values())[2:]] for e in answer["entities"]]
+            header = ["entity", "type", *(["start", "end"] if "text" in answer else ["first word", "last word"])]
+            print(table(header, places) + "\n" if places else "no entities\n")
+    gold = [row["ner_tags"] for row in rows]
+    if all(tags is not None for tags in gold):
+        scheme = detect_scheme(gold)
+        scores = entity_scores([to_bio(tags, scheme) for tags in gold], predicted)
+        print(
+            f"Scored against the tags of {name}:\n{entity_table(scores)}", file=sys.stderr if args.json else sys.stdout
+        )
+    return answers
+
+
+TASKS = {"ForTokenClassification": predict_tags}
+
+
+if __name__ == "__main__":
+    run_as_command(main)

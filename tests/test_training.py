@@ -1,0 +1,206 @@
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, TrainingArguments
+
+from common import training
+from common.errors import InputError
+from common.training import (
+    LengthGroupedSampler,
+    RecipeTrainer,
+    choose_precision,
+    cross_entropy_loss,
+    freeze,
+    padding_share,
+    sorted_by_length,
+)
+from recipes import ner
+
+LENGTHS = [(37 * i) % 61 + 3 for i in range(1000)]
+
+
+def order(epoch, seed=1, batch_size=16, lengths=LENGTHS):
+    sampler = LengthGroupedSampler(lengths, batch_size, seed)
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch_alone():
+    first = order(0)
+    torch.manual_seed(999)
+    torch.rand(10)
+    assert order(0) == first
+    assert order(1) != first
+    assert order(0, seed=2) != first
+    assert sorted(first) == list(range(1000))
+
+
+def test_batches_are_of_like_length_and_differ_between_epochs():
+    random_share = padding_share(LENGTHS, torch.randperm(1000).tolist(), 16)
+    assert padding_share(LENGTHS, order(0), 16) < random_share / 5
+    batches = [{frozenset(order(epoch)[i : i + 16]) for i in range(0, 992, 16)} for epoch in (0, 1)]
+    assert len(batches[0] & batches[1]) < 5
+
+
+def test_the_longest_example_comes_first_and_the_incomplete_batch_last():
+    first = order(3)
+    assert max(LENGTHS) in [LENGTHS[i] for i in first[:16]]
+    assert len({LENGTHS[i] for i in first[-8:]}) <= 8
+    assert order(0, lengths=[5, 4, 3], batch_size=8) != [] and sorted(order(0, lengths=[5, 4, 3], batch_size=8)) == [
+        0,
+        1,
+        2,
+    ]
+
+
+def rows(count=24, labels=3):
+    generator = torch.Generator().manual_seed(0)
+    lengths = [int(n) for n in torch.randint(4, 20, (count,), generator=generator)]
+    return Dataset.from_dict(
+        {
+            "input_ids": [torch.randint(5, 60, (n,), generator=generator).tolist() for n in lengths],
+            "attention_mask": [[1] * n for n in lengths],
+            # Few labels in some rows, many in others: a mean of means would differ from the mean over all.
+            "labels": [
+                [-100, *torch.randint(0, labels, (n - 1,), generator=generator).tolist()]
+                if n % 3
+                else [-100] * (n - 1) + [1]
+                for n in lengths
+            ],
+            "length": lengths,
+        }
+    )
+
+
+def first_step(folder, model_folder, per_device, accumulation, loss):
+    from transformers import AutoTokenizer
+
+    torch.manual_seed(0)
+    model = AutoModelForTokenClassification.from_pretrained(model_folder, num_labels=3)
+    args = TrainingArguments(
+        folder,
+        per_device_train_batch_size=per_device,
+        gradient_accumulation_steps=accumulation,
+        max_steps=1,
+        logging_steps=1,
+        max_grad_norm=1e9,
+        use_cpu=True,
+        disable_tqdm=True,
+        save_strategy="no",
+        train_sampling_strategy="group_by_length",
+    )
+    collator = DataCollatorForTokenClassification(AutoTokenizer.from_pretrained(model_folder))
+    trainer = RecipeTrainer(
+        model=model, args=args, train_dataset=rows(), data_collator=collator, compute_loss_func=loss
+    )
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    return logged["loss"], logged["grad_norm"]
+
+
+def test_batch_8_equals_2_times_4_in_loss_and_gradient(tmp_path, tiny_bert_without_dropout):
+    whole = first_step(tmp_path / "a", tiny_bert_without_dropout, 8, 1, cross_entropy_loss())
+    parts = first_step(tmp_path / "b", tiny_bert_without_dropout, 2, 4, cross_entropy_loss())
+    assert parts == pytest.approx(whole, rel=1e-4)
+
+
+def test_the_defect_that_the_loss_mends_is_still_there(tmp_path, tiny_bert_without_dropout):
+    """If this fails the stock loss is right, and `cross_entropy_loss` is needed for class weights only."""
+    whole = first_step(tmp_path / "a", tiny_bert_without_dropout, 8, 1, None)
+    parts = first_step(tmp_path / "b", tiny_bert_without_dropout, 2, 4, None)
+    assert parts[0] > 3 * whole[0]
+
+
+def test_the_loss_by_hand():
+    logits = torch.tensor([[[0.0, 0.0], [2.0, 0.0]]])
+    labels = torch.tensor([[0, 1]])
+    each = [math.log(2), math.log(1 + math.exp(2))]
+    assert cross_entropy_loss()({"logits": logits}, labels).item() == pytest.approx(sum(each) / 2)
+    assert cross_entropy_loss()({"logits": logits}, labels, num_items_in_batch=8).item() == pytest.approx(sum(each) / 8)
+    weighted = cross_entropy_loss(torch.tensor([1.0, 3.0]))({"logits": logits}, labels)
+    assert weighted.item() == pytest.approx((each[0] + 3 * each[1]) / 2)
+    assert cross_entropy_loss()({"logits": logits}, torch.tensor([[-100, -100]])).item() == 0
+
+
+def test_evaluation_order_is_by_length_and_says_whose_row_it_is():
+    dataset = Dataset.from_dict({"length": [3, 9, 5], "sentence": [0, 1, 2]})
+    assert sorted_by_length(dataset)["sentence"][:] == [1, 2, 0]
+
+
+class Asked:
+    bf16 = fp16 = tf32 = use_cpu = None
+
+
+@pytest.mark.parametrize(("speedup", "bf16"), [(0.0, False), (0.6, False), (5.0, True)])
+def test_precision_on_a_cpu_follows_what_was_measured(monkeypatch, speedup, bf16):
+    monkeypatch.setattr(training, "cpu_bf16_speedup", lambda: speedup)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    choice, reason = choose_precision(Asked)
+    assert choice == {"use_cpu": True, "bf16": bf16, "fp16": False}
+    assert reason
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((9, 0), "bf16"), ((7, 5), "fp16"), ((6, 1), None)])
+def test_precision_on_a_gpu(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    choice, _ = choose_precision(Asked)
+    assert [name for name in ("bf16", "fp16") if choice[name]] == ([expected] if expected else [])
+    assert choice.get("tf32", False) == (capability >= (8, 0))
+
+
+def test_a_flag_overrules_the_choice_of_precision(monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "cpu_bf16_speedup", lambda: 5.0)
+    monkeypatch.setattr(training, "go_offline_without_hub", lambda *names: None)
+
+    def parse(*flags):
+        argv = ["--use_cpu", "true", *flags]
+        return training.parse_arguments(ner.Arguments, ner.DEFAULTS, argv, ner.__file__)[1]
+
+    assert parse().bf16 and not parse("--bf16", "false").bf16
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--learnin_rate", "1"], "did you mean --learning_rate"),
+        (["--learning_rate", "fast"], "invalid float"),
+        (["--train"], "unknown flag --train"),
+        (["--fp16", "true", "--bf16", "true"], "fp16 and bf16"),
+    ],
+)
+def test_flags_fail_in_one_line(flags, message):
+    with pytest.raises(InputError, match=message):
+        training.parse_arguments(ner.Arguments, ner.DEFAULTS, flags, ner.__file__)
+
+
+def test_help_of_every_flag_can_be_shown(capsys):
+    with pytest.raises(SystemExit):
+        training.parse_arguments(ner.Arguments, ner.DEFAULTS, ["--help"], ner.__file__)
+    text = capsys.readouterr().out
+    assert text.index("--model_name_or_path") < text.index("--per_device_train_batch_size")
+
+
+@pytest.mark.parametrize(
+    ("what", "trained"),
+    [
+        (None, {"embeddings", "layer.0", "layer.1", "classifier"}),
+        ("encoder", {"classifier"}),
+        ("embeddings", {"layer.0", "layer.1", "classifier"}),
+        ("0", {"layer.0", "layer.1", "classifier"}),
+        ("1", {"layer.1", "classifier"}),
+    ],
+)
+def test_freeze(tiny_bert, what, trained):
+    model = AutoModelForTokenClassification.from_pretrained(tiny_bert)
+    freeze(model, what)
+    parts = ("embeddings", "layer.0", "layer.1", "classifier")
+    assert {part for n, p in model.named_parameters() if p.requires_grad for part in parts if part in n} == trained
+
+
+@pytest.mark.parametrize("what", ["3", "head", "-1"])
+def test_freeze_refuses_what_is_not_there(tiny_bert, what):
+    with pytest.raises(InputError, match="--freeze"):
+        freeze(AutoModelForTokenClassification.from_pretrained(tiny_bert), what)
