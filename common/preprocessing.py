@@ -1,6 +1,8 @@
 """Words -> model inputs: sub-word alignment and windows over sentences of any length."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
@@ -21,6 +23,10 @@ def load_tokenizer(name: str, is_split_into_words: bool = False) -> Any:
     """
     from transformers import AutoTokenizer
 
+    vocabularies = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+    if os.path.isdir(name) and not any(any(Path(name).glob(pattern)) for pattern in vocabularies):
+        # transformers would build a tokenizer with an empty vocabulary from the config, and read every word as unknown.
+        raise InputError(f"{name}: holds no tokenizer (tokenizer.json); copy it from the model that this one came from")
     with hub_errors("tokenizer", name):
         tokenizer = AutoTokenizer.from_pretrained(name, **({"add_prefix_space": True} if is_split_into_words else {}))
     if not getattr(tokenizer, "is_fast", False):

@@ -13,6 +13,7 @@ import pytest
 from common.errors import InputError
 from common.metrics import entity_scores
 from common.runs import checkpoint_fault
+from common.tags import entity_spans
 from recipes import ner, predict
 from tests.conftest import ROOT, read_sample
 
@@ -120,15 +121,16 @@ import json, sys
 from transformers import pipeline
 tag = pipeline("token-classification", model=sys.argv[1], aggregation_strategy="first")
 found = [tag(words, is_split_into_words=True)[0] for words in json.load(open(sys.argv[2]))]
-print(json.dumps([[(e["entity_group"], e["word"]) for e in entities] for entities in found]))
+print(json.dumps([[(int(e["start"]), int(e["end"]), e["entity_group"]) for e in entities] for entities in found]))
 """
     command = [sys.executable, "-c", script, folder, str(tmp_path / "tokens.json")]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT, check=True)
-    from common.tags import entities
-
-    ours = [[(t, " ".join(row["tokens"][a:b]).lower()) for t, a, b in entities(row["predicted"])] for row in rows]
-    theirs = [[(kind, words.replace(" ", "")) for kind, words in found] for found in json.loads(done.stdout)]
-    ours = [[(kind, words.replace(" ", "")) for kind, words in found] for found in ours]
+    theirs = [[tuple(entity) for entity in found] for found in json.loads(done.stdout)]
+    ours = []  # as spans of characters in the words joined by blanks
+    for row in rows:
+        starts = [sum(len(word) + 1 for word in row["tokens"][:i]) for i in range(len(row["tokens"]))]
+        words = [(start, start + len(word)) for start, word in zip(starts, row["tokens"], strict=True)]
+        ours.append(list(entity_spans(row["predicted"], words)))
     # pipeline() takes the parts of a word with inner punctuation for words, so there it may part what we join.
     plain = [i for i, row in enumerate(rows) if all(word.isalnum() or len(word) == 1 for word in row["tokens"])]
     assert sum(len(ours[i]) for i in plain) > 20

@@ -1,0 +1,104 @@
+"""Predicting tags from text, files and standard input."""
+
+import io
+import json
+import re
+
+import pytest
+
+from common.errors import InputError
+from recipes import ner, predict
+
+
+@pytest.fixture(scope="module")
+def model(tiny_bert, small_files, tmp_path_factory) -> str:
+    """Trained until it knows its sentences, with windows shorter than some of them."""
+    folder = str(tmp_path_factory.mktemp("predict") / "run")
+    flags = f"--model_name_or_path {tiny_bert} --train_file {small_files['train']} --output_dir {folder}"
+    files = f"--validation_file {small_files['train']} --test_file {small_files['validation']} --bf16 false"
+    ner.main(
+        f"{flags} {files} --max_seq_length 24 --learning_rate 5e-3 --num_train_epochs 12 --disable_tqdm true".split()
+    )
+    return folder
+
+
+@pytest.fixture
+def entity(model, small_files) -> tuple[str, str]:
+    """A training sentence and an entity in it that the model finds."""
+    for row in predict.main(["--model", model, "--file", small_files["train"], "--json"]):
+        if row["entities"]:
+            return " ".join(row["tokens"]), row["entities"][0]["text"]
+    raise AssertionError("the model finds nothing")
+
+
+def test_text_gives_spans_of_its_characters(model, entity, capsys):
+    text, _ = entity
+    capsys.readouterr()
+    (answer,) = predict.main(["--model", model, "--text", text, "--json"])
+    assert json.loads(capsys.readouterr().out) == answer
+    assert answer["entities"]
+    for found in answer["entities"]:
+        assert text[found["start"] : found["end"]] == found["text"]
+    assert len(answer["tokens"]) == len(answer["tags"])
+
+
+def test_the_table_is_readable(model, entity, capsys):
+    text, _ = entity
+    capsys.readouterr()
+    predict.main(["--model", model, "--text", text])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == text and lines[1].split() == ["entity", "type", "start", "end"]
+    assert re.match(r".+ (PER|ORG|LOC|MISC) +\d+ +\d+$", lines[2])
+
+
+def test_several_inputs_give_the_same_as_each_alone(model, small_files):
+    together = predict.main(["--model", model, "--file", small_files["test"], "--json"])
+    texts = [" ".join(row["tokens"]) for row in together]
+    one_batch = predict.main(["--model", model, "--json", "--text", *texts])
+    small_batches = predict.main(["--model", model, "--json", "--batch_size", "1", "--text", *texts])
+    assert [row["tags"] for row in one_batch] == [row["tags"] for row in small_batches]
+
+
+def test_windows_are_those_of_the_evaluation(model, small_files, tmp_path):
+    """The long sentences need several windows of 24 pieces; a whole window would give other tags."""
+    from pathlib import Path
+
+    rows = [json.loads(line) for line in (Path(model) / "predictions.jsonl").read_text().splitlines()]
+    answers = predict.main(["--model", model, "--file", small_files["validation"], "--json"])
+    assert [row["predicted"] for row in rows] == [answer["tags"] for answer in answers]
+    assert json.loads((Path(model) / "config.json").read_text())["windows"] == {"max_seq_length": 24, "doc_stride": 6}
+
+
+def test_a_file_with_tags_is_scored_and_one_without_is_not_asked_for_them(model, small_files, tmp_path, capsys):
+    predict.main(["--model", model, "--file", small_files["train"], "--json"])
+    assert "Scored against the tags" in capsys.readouterr().err
+    untagged = tmp_path / "words.conll"
+    untagged.write_text("Anna\nran\n")
+    predict.main(["--model", model, "--file", str(untagged)])
+    assert "Scored" not in capsys.readouterr().out
+
+
+def test_plain_text_files_and_standard_input(model, tmp_path, monkeypatch, entity):
+    text, _ = entity
+    (tmp_path / "letters.txt").write_text(f"{text}\n\nNothing here.\n")
+    from_file = predict.main(["--model", model, "--file", str(tmp_path / "letters.txt"), "--json"])
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{text}\nNothing here.\n"))
+    assert predict.main(["--model", model, "--json"]) == from_file
+    assert [answer["text"] for answer in from_file] == [text, "Nothing here."]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--model runs/nowhere --text a", "no such folder"),
+        ("--model {model} --text a --file b", "exclude each other"),
+        ("--model {model} --file {folder}/missing.txt", "missing.txt"),
+        ("--model {model} --file {folder}", "is a folder"),
+        ("--model {model} --text a --batch_size 0", "at least 1"),
+        ("--model {tiny} --text a", "names no task"),
+        ("--text a", "required"),
+    ],
+)
+def test_bad_input(model, tiny_bert, tmp_path, flags, message):
+    with pytest.raises(InputError, match=message):
+        predict.main(flags.format(model=model, folder=tmp_path, tiny=tiny_bert).split())

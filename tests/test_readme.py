@@ -1,0 +1,67 @@
+"""What README.md and the docstrings tell people to type is there and parses."""
+
+import re
+import shlex
+import subprocess
+
+import pytest
+
+from common.training import build_parser
+from recipes import ner, predict
+from tests.conftest import ROOT
+
+TEXTS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "recipes").glob("*.py"))}
+RECIPES = {"ner": ner}
+
+
+def commands(start):
+    """Lines of any text that begin with `start`, continuation lines joined, comments and pipes cut off."""
+    found = []
+    for name, text in TEXTS.items():
+        for line in re.findall(rf"{start}[^\n`]*", text.replace("\\\n", " ")):
+            found.append((name, re.split(r"\s+#|\s+[|>]|  +\(|&&", line)[0].strip()))
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize(("where", "command"), commands(r"python -m recipes\."))
+def test_recipe_commands_parse(where, command):
+    name, *flags = shlex.split(command)[2:]
+    name = name.removeprefix("recipes.")
+    if name == "predict":
+        assert predict.parse(flags).model
+    else:
+        module = RECIPES[name]
+        build_parser(module.Arguments, module.DEFAULTS, name).parse_args_into_dataclasses(
+            flags, look_for_args_file=False
+        )
+
+
+@pytest.mark.parametrize(("where", "command"), commands(r"make [a-z]"))
+def test_make_commands_are_known_to_make(where, command):
+    words = shlex.split(command)
+    done = subprocess.run([*words[:1], "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for flags in re.findall(r"-m recipes\.(\w+) (.*)", done.stdout):
+        if flags[0] in RECIPES:
+            module = RECIPES[flags[0]]
+            parser = build_parser(module.Arguments, module.DEFAULTS, flags[0])
+            parser.parse_args_into_dataclasses(shlex.split(flags[1]), look_for_args_file=False)
+
+
+def test_help_lists_every_target():
+    text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    makefile = (ROOT / "Makefile").read_text()
+    targets = {t for t in re.findall(r"^([a-z%-]+):", makefile, re.M)}
+    assert {line.split()[0] for line in text.splitlines()} == targets
+
+
+def test_an_old_python_gets_one_line(tmp_path):
+    old = tmp_path / "python3"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    done = subprocess.run(
+        ["make", "setup", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0].startswith("error: ") and "3.11 or later" in done.stderr
+    assert not (tmp_path / "venv").exists()
