@@ -14,6 +14,14 @@ offline_ner = --model_name_or_path $(CHECKPOINT) --train_file $(SAMPLES)/ner/tra
 	--validation_file $(SAMPLES)/ner/validation.conll --test_file $(SAMPLES)/ner/test.conll \
 	--learning_rate 3e-4 --num_train_epochs 6 --per_device_train_batch_size 16
 
+offline_text_classification = --model_name_or_path $(CHECKPOINT) --train_file $(SAMPLES)/text_classification/train.csv \
+	--validation_file $(SAMPLES)/text_classification/validation.csv \
+	--test_file $(SAMPLES)/text_classification/test.csv \
+	--learning_rate 2e-4 --num_train_epochs 4 --per_device_train_batch_size 16
+offline_nli = --model_name_or_path $(CHECKPOINT) --train_file $(SAMPLES)/nli/train.csv \
+	--validation_file $(SAMPLES)/nli/validation.csv --test_file $(SAMPLES)/nli/test.csv \
+	--learning_rate 2e-4 --num_train_epochs 4 --per_device_train_batch_size 16
+
 recipe = $(subst -,_,$*)
 offline = $(if $(filter 1,$(OFFLINE)),$(or $(offline_$(recipe)),$(error no bundled sample for $*: give its files in ARGS)))
 
@@ -45,7 +53,7 @@ train-%: setup ## train a recipe: make train-ner ARGS="--seed 1"; OFFLINE=1 for 
 	$(PY) -m recipes.$(recipe) $(offline) $(ARGS)
 
 predict-%: setup ## ask a trained model: make predict-ner MODEL=runs/ner TEXT="..." (or FILE=...)
-	@$(PY) -m recipes.predict --model "$(or $(MODEL),runs/$(recipe))" $(if $(TEXT),--text "$$TEXT") $(if $(FILE),--file "$(FILE)") $(ARGS)
+	@$(PY) -m recipes.predict --model "$(or $(MODEL),runs/$(recipe))" $(if $(TEXT),--text "$$TEXT") $(if $(PAIR),--text_pair "$$PAIR") $(if $(FILE),--file "$(FILE)") $(ARGS)
 
 test: setup ## the tests, offline, under 5 minutes
 	$(PY) -m pytest -m "not slow" $(ARGS)
@@ -60,4 +68,4 @@ lint: setup ## ruff
 clean: ## remove .venv, models and caches; runs stay
 	rm -rf $(VENV) models .pytest_cache .ruff_cache .hypothesis
 
-export TEXT
+export TEXT PAIR

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,12 @@ log = logging.getLogger("recipes")
 Row = tuple[str, dict[str, Any]]  # where it stands ("line 812", "row 3") and what it holds
 
 CONLL_SUFFIXES = (".conll", ".txt", ".iob", ".iob2", ".bio")
-SPLIT_NAMES = {"train": ["train"], "validation": ["validation", "dev", "valid", "val"], "test": ["test"]}
+SPLIT_NAMES = {
+    "train": ["train"],
+    "validation": ["validation", "dev", "valid", "val", "validation_matched"],
+    "validation_mismatched": ["validation_mismatched"],  # MNLI's second validation split, of other genres than train
+    "test": ["test"],
+}
 HELD_OUT_SHARE = 0.1
 
 
@@ -240,7 +246,7 @@ def find_sources(args: Any, needed: Iterable[str]) -> dict[str, Source]:
         args: a recipe's arguments with `dataset_name`, `dataset_config_name` and a `{split}_file` for each split.
         needed: of "train", "validation" and "test", those that the run uses.
     """
-    files = {split: getattr(args, f"{split}_file") for split in SPLIT_NAMES}
+    files = {split: getattr(args, f"{split}_file", None) for split in SPLIT_NAMES}
     if any(files.values()):
         if "train" in needed and not files["train"]:
             raise InputError("--train_file is missing: name one, or evaluate a trained model with --do_train false")
@@ -352,52 +358,72 @@ def map_cached(dataset: "Dataset", function: Callable, tokenizer: Any, desc: str
 
 
 def load_splits(
-    args: Any, training_args: Any, parse: Callable[..., Iterator[dict]], features: "Features", **options: Any
+    args: Any,
+    training_args: Any,
+    parse: Callable[..., Iterator[dict]],
+    features: "Features",
+    options: Callable[[Source], dict[str, Any]],
 ) -> "DatasetDict":
-    """The splits a run uses, parsed and checked: train when it trains, validation, and test where there is one.
+    """The splits a run uses, parsed and checked: train and validation by what it does, and test where there is one.
 
     Args:
         args: a recipe's arguments, see `find_sources`.
-        training_args: `do_train` and `seed` are read.
-        parse, features, options: see `build_dataset`.
+        training_args: `do_train` and `do_eval` are read.
+        parse, features: see `build_dataset`.
+        options: what `parse` is told about a source.
     """
     from datasets import DatasetDict
 
-    needed = ["train"] * training_args.do_train + ["validation"] * (training_args.do_train or training_args.do_eval)
+    needed = ["train"] * training_args.do_train + ["validation", "validation_mismatched"] * training_args.do_eval
     sources = find_sources(args, [*needed, "test"])
     if not sources:
         raise InputError("no split to work on: name --train_file, --validation_file or --test_file")
-    datasets = DatasetDict({s: build_dataset(source, parse, features, **options) for s, source in sources.items()})
+    datasets = DatasetDict(
+        {s: build_dataset(source, parse, features, **options(source)) for s, source in sources.items()}
+    )
     for split, source in sources.items():
         report_notes(source.name, datasets[split])
     return datasets
 
 
-def hold_out(dataset: "Dataset", groups: list, texts: list[str], seed: int) -> dict[str, "Dataset"]:
+def hold_out(
+    dataset: "Dataset", groups: list, texts: list[str], seed: int, classes: list[str] | None = None
+) -> dict[str, "Dataset"]:
     """A seeded tenth of the training rows as validation split: whole groups, and no text on both sides.
 
     Args:
         groups: of each row, what must not be parted (a document, a text).
         texts: of each row; held-out rows whose text stands in train as well are left out of both.
+        classes: of each row, to hold out of every class its share; a class with one group stays in train. None draws
+            at random.
     """
-    from sklearn.model_selection import GroupShuffleSplit
+    from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
-    if len(set(groups)) < 2:
+    parts = round(1 / HELD_OUT_SHARE)
+    if len(set(groups)) < (2 if classes is None else parts):
         raise InputError("--validation_file is missing, and train is too small to hold a part of it out")
-    splitter = GroupShuffleSplit(n_splits=1, test_size=HELD_OUT_SHARE, random_state=seed)
-    train, held_out = next(splitter.split(groups, groups=groups))
+    if classes is None:
+        splitter = GroupShuffleSplit(n_splits=1, test_size=HELD_OUT_SHARE, random_state=seed)
+    else:
+        splitter = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn's, about classes with fewer than ten rows
+        train, held_out = next(splitter.split(groups, classes, groups=groups))
+    known = {classes[i] for i in train} if classes else set()
     kept = {texts[i] for i in train}
-    unseen = [i for i in held_out if texts[i] not in kept]
+    only_here = [i for i in held_out if classes and classes[i] not in known]
+    unseen = [i for i in held_out if texts[i] not in kept and i not in set(only_here)]
     if not unseen:
-        raise InputError("--validation_file is missing, and every held-out row repeats one of train")
+        raise InputError("--validation_file is missing, and no row of train can be held out; name one")
+    repeated = len(held_out) - len(only_here) - len(unseen)
     log.info(
         "No validation file: %d of %d training rows are held out for it (seed %d%s).",
         len(unseen),
         len(dataset),
         seed,
-        f"; {len(held_out) - len(unseen)} more repeat a text of train and are left out" * (len(unseen) < len(held_out)),
+        f"; {repeated} more repeat a text of train and are left out" * (repeated > 0),
     )
-    return {"train": dataset.select(train), "validation": dataset.select(unseen)}
+    return {"train": dataset.select(sorted([*train, *only_here])), "validation": dataset.select(unseen)}
 
 
 def take_rows(datasets: "DatasetDict", limits: dict[str, int | None]) -> "DatasetDict":

@@ -136,3 +136,102 @@ def entity_lookup(train_tokens: Sequence, train_tags: Sequence, tokens: Sequence
                 i += 1
         tagged.append(tags)
     return tagged
+
+
+class ClassificationScores(evaluate.Metric):
+    """Accuracy, F1 and Matthews correlation of predicted classes, as GLUE defines them, computed by scikit-learn.
+
+    `accuracy` (0 to 1); `f1` of the second class, with two classes only (MRPC and QQP score their positive class 1);
+    `macro_f1`, the mean over classes; `matthews_correlation` (-1 to 1; CoLA's metric); and `classes`, precision,
+    recall, F1 and support of each.
+
+    >>> scores = ClassificationScores(keep_in_memory=True).compute(predictions=[1, 1, 0, 0], references=[1, 0, 0, 0])
+    >>> scores["accuracy"], round(scores["f1"], 4), round(scores["matthews_correlation"], 4)
+    (0.75, 0.6667, 0.5774)
+
+    Raises:
+        ValueError: nothing to score, or predictions that are no whole numbers.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        # float64, and checked: integer features would cut fractions off silently.
+        number = datasets.Value("float64")
+        return evaluate.MetricInfo(
+            description="Accuracy, F1 and Matthews correlation",
+            citation="Wang et al. 2019, https://openreview.net/forum?id=rJ4km2R5t7",
+            inputs_description="predictions and references: class ids",
+            features=datasets.Features({"predictions": number, "references": number}),
+        )
+
+    def _compute(self, predictions: Sequence[float], references: Sequence[float], labels: Sequence[int] | None = None):
+        from sklearn.metrics import accuracy_score, matthews_corrcoef, precision_recall_fscore_support
+
+        if not len(references):
+            raise ValueError("no rows to score")
+        if any(value != int(value) for value in (*predictions, *references)):
+            raise ValueError("class ids must be whole numbers")
+        ids = list(labels) if labels is not None else sorted({int(v) for v in (*references, *predictions)})
+        columns = precision_recall_fscore_support(references, predictions, labels=ids, zero_division=0)
+        names = ("precision", "recall", "f1", "support")
+        classes = {
+            i: {n: float(v) for n, v in zip(names, row, strict=True)}
+            for i, row in zip(ids, zip(*columns, strict=True), strict=True)
+        }
+        scores = {
+            "accuracy": float(accuracy_score(references, predictions)),
+            "macro_f1": sum(row["f1"] for row in classes.values()) / len(classes),
+            "matthews_correlation": float(matthews_corrcoef(references, predictions)),
+            "classes": classes,
+        }
+        return scores | ({"f1": classes[ids[1]]["f1"]} if len(ids) == 2 else {})
+
+
+class RegressionScores(evaluate.Metric):
+    """Pearson and Spearman correlation of predicted scores (-1 to 1; STS-B's metrics), computed by scipy.
+
+    >>> scores = RegressionScores(keep_in_memory=True).compute(predictions=[1.0, 2.0, 4.0], references=[1.0, 2.0, 3.0])
+    >>> round(scores["pearson"], 4), scores["spearmanr"]
+    (0.982, 1.0)
+
+    Raises:
+        ValueError: fewer than two rows, or constant scores, for which no correlation is defined.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        number = datasets.Value("float64")
+        return evaluate.MetricInfo(
+            description="Pearson and Spearman correlation",
+            citation="Wang et al. 2019, https://openreview.net/forum?id=rJ4km2R5t7",
+            inputs_description="predictions and references: numbers",
+            features=datasets.Features({"predictions": number, "references": number}),
+        )
+
+    def _compute(self, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
+        from scipy.stats import pearsonr, spearmanr
+
+        if len(references) < 2 or len(set(references)) < 2:
+            raise ValueError("a correlation needs at least two rows with different scores")
+        if len(set(predictions)) < 2:
+            raise ValueError("the model predicts one score for every row, so no correlation is defined; train longer")
+        return {
+            "pearson": float(pearsonr(predictions, references)[0]),
+            "spearmanr": float(spearmanr(predictions, references)[0]),
+        }
+
+
+def default_metrics(label_list: Sequence[str] | None) -> tuple[str, ...]:
+    """Metrics where no task says them: of classes accuracy and the mean F1 over them, of scores both correlations."""
+    return ("pearson", "spearmanr") if label_list is None else ("accuracy", "macro_f1")
+
+
+def label_scores(predictions, label_ids, label_list: Sequence[str] | None) -> dict:
+    """Scores of logits (rows, classes) against class ids, or of predicted numbers (rows, 1) against numbers.
+
+    >>> import numpy as np
+    >>> label_scores(np.array([[0.0, 1.0], [2.0, 1.0]]), [1, 1], ["no", "yes"])["accuracy"]
+    0.5
+    """
+    if label_list is None:
+        return RegressionScores(keep_in_memory=True).compute(predictions=predictions[:, 0], references=label_ids)
+    metric = ClassificationScores(keep_in_memory=True)
+    return metric.compute(predictions=predictions.argmax(-1), references=label_ids, labels=range(len(label_list)))

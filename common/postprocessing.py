@@ -1,6 +1,7 @@
 """Predictions of windows -> a tag per word, in the order of the input."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -29,3 +30,14 @@ def tags_of_sentences(
         for i in np.flatnonzero(words >= 0):
             tags[sentence][words[i]] = label_list[labels[i]]
     return tags
+
+
+def in_row_order(predictions: np.ndarray, features: Any) -> np.ndarray:
+    """Predictions of an evaluation set that was sorted by length, put back in the order of its rows.
+
+    >>> in_row_order(np.array([[3.0], [1.0]]), {"row": [1, 0]}).tolist()
+    [[1.0], [3.0]]
+    """
+    ordered = np.empty_like(predictions)
+    ordered[np.asarray(features["row"][:])] = predictions
+    return ordered

@@ -168,3 +168,47 @@ def own_words(windows: Sequence[Sequence[int | None]], stride: int) -> list[list
     for word, (_, k, i) in best.items():
         owned[k][i] = word
     return owned
+
+
+def tokenize_texts(
+    batch: dict[str, list],
+    indices: Sequence[int],
+    tokenizer: Any,
+    max_length: int,
+    label2id: dict[str, int] | None = None,
+    scores: bool = False,
+) -> dict[str, list]:
+    """One model input per row of one or two texts, cut at `max_length` (for `Dataset.map`, batched).
+
+    Args:
+        batch: `text`; `text_pair`, a second text or None; `label` as text.
+        indices: the row numbers.
+        max_length: pieces, special tokens included; of two texts the longer one gives way.
+        label2id: ids of the labels, when rows have them.
+        scores: labels are numbers to be learnt.
+
+    Returns:
+        The tokenizer's own inputs; `labels`, an id or a number; `row`, the row number; `length`, the number of pieces
+        kept; `whole_length`, the number there were.
+    """
+    pairs = batch["text_pair"] if batch["text_pair"][0] is not None else None
+    encoding = tokenizer(batch["text"], pairs)
+    whole = [len(ids) for ids in encoding["input_ids"]]
+    features = {key: list(values) for key, values in encoding.items()}
+    cut = [i for i, length in enumerate(whole) if length > max_length]
+    if cut:
+        shorter = tokenizer(
+            [batch["text"][i] for i in cut],
+            None if pairs is None else [pairs[i] for i in cut],
+            truncation=True,
+            max_length=max_length,
+        )
+        for key, values in shorter.items():
+            for i, value in zip(cut, values, strict=True):
+                features[key][i] = value
+    features |= {"row": list(indices), "length": [len(ids) for ids in features["input_ids"]], "whole_length": whole}
+    if scores:
+        features["labels"] = [float(label) for label in batch["label"]]
+    elif label2id is not None:
+        features["labels"] = [label2id[label] for label in batch["label"]]
+    return features

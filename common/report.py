@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from common.metrics import entity_errors, entity_lookup, entity_scores
+from common.metrics import entity_errors, entity_lookup, entity_scores, label_scores
 from common.tags import entities
 
 log = logging.getLogger("recipes")
@@ -98,3 +98,64 @@ def show_tagged_data(datasets: Any, features: Any) -> None:
             log.warning(
                 "Warning: %d of %d sentences of %s also stand in train; its score flatters.", row[-1], row[1], row[0]
             )
+
+
+def show_labelled_data(datasets: Any, features: Any, label_list: Sequence[str] | None) -> None:
+    """What the run is about to read: classes and their shares, lengths, rows cut, rows that repeat."""
+    rows = []
+    train = {(row["text"], row["text_pair"]) for row in datasets["train"]} if "train" in datasets else set()
+    for split, dataset in datasets.items():
+        counts = Counter(label for label in dataset["label"] if label is not None)
+        if counts and label_list is not None:
+            shares = ", ".join(f"{name} {counts[name]} ({counts[name] / counts.total():.0%})" for name in label_list)
+            log.info("%s: %s.", split, shares)
+        whole, kept = (np.array(features[split][name][:]) for name in ("whole_length", "length"))
+        texts = list(zip(dataset["text"], dataset["text_pair"], strict=True))
+        repeated = sum(text in train for text in texts) if split != "train" else "-"
+        cut = int((whole > kept).sum())
+        row = [
+            split,
+            len(dataset),
+            f"{whole.mean():.1f}",
+            int(np.percentile(whole, 99)),
+            cut,
+            f"{cut / len(dataset):.1%}",
+        ]
+        rows.append([*row, len(texts) - len(set(texts)), repeated])
+        if cut > 0.05 * len(dataset):
+            log.warning("Warning: %d rows of %s are cut; a longer --max_seq_length reads them whole.", cut, split)
+        if isinstance(repeated, int) and repeated > 0.02 * len(dataset):
+            log.warning(
+                "Warning: %d of %d rows of %s also stand in train; its score flatters.", repeated, len(dataset), split
+            )
+    header = ["", "rows", "pieces", "99 %", "cut", "share", "duplicates", "in train"]
+    log.info(
+        "%s\npieces: word pieces in a row, mean and 99th percentile. cut: rows longer than --max_seq_length.",
+        table(header, rows),
+    )
+
+
+def show_labels(
+    split: str, datasets: Any, logits: Any, label_list: Sequence[str] | None, metrics: Sequence[str]
+) -> None:
+    """Scores per class, and beside the score what always answering the commonest label of train would score."""
+    if datasets[split][0]["label"] is None:
+        return
+    gold = datasets[split]["label"][:]
+    if label_list is None:
+        scores = label_scores(logits, [float(label) for label in gold], None)
+        log.info("\n%s (%d rows): %s", split, len(gold), ", ".join(f"{name} {scores[name]:.4f}" for name in metrics))
+        return
+    ids = [label_list.index(label) for label in gold]
+    scores = label_scores(logits, ids, label_list)
+    columns = ("precision", "recall", "f1")
+    rows = [[label_list[i], *(row[c] for c in columns), int(row["support"])] for i, row in scores["classes"].items()]
+    log.info("\n%s (%d rows)\n%s", split, len(gold), table(["class", *columns, "support"], rows))
+    log.info("%s: %s.", split, ", ".join(f"{name} {scores[name]:.4f}" for name in metrics))
+    if "train" in datasets:
+        commonest = Counter(datasets["train"]["label"]).most_common(1)[0][0]
+        always = np.zeros_like(logits)
+        always[:, label_list.index(commonest)] = 1
+        baseline = label_scores(always, ids, label_list)
+        figures = ", ".join(f"{name} {baseline[name]:.4f}" for name in metrics)
+        log.info("Always answering %s (trivial baseline): %s.", commonest, figures)

@@ -78,7 +78,11 @@ def build_parser(arguments: type, defaults: dict[str, Any], name: str) -> Recipe
 
 
 def parse_arguments(
-    arguments: type, defaults: dict[str, Any], argv: Sequence[str] | None, recipe_file: str
+    arguments: type,
+    defaults: dict[str, Any],
+    argv: Sequence[str] | None,
+    recipe_file: str,
+    tasks: dict[str, Any] | None = None,
 ) -> tuple[Any, TrainingArguments]:
     """The recipe's own arguments and `TrainingArguments`, with what was left open chosen for this machine.
 
@@ -89,6 +93,8 @@ def parse_arguments(
         defaults: the recipe's defaults for flags of `TrainingArguments`.
         argv: the command line without the program's name; None takes `sys.argv`.
         recipe_file: the recipe's `__file__`; its name gives the default of `--output_dir`.
+        tasks: names that `--task_name` may take, each with its metrics last; the first is the default without own
+            files.
 
     Raises:
         InputError: an unknown flag or a value that is none, with the nearest flag named.
@@ -102,11 +108,23 @@ def parse_arguments(
         flags = [option for action in parser._actions for option in action.option_strings]
         near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
         raise InputError(f"unknown flag {unknown[0]}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+    folder = f"runs/{name}"
+    if tasks:
+        own = asked.train_file or asked.validation_file or asked.test_file
+        own = own or asked.dataset_name != arguments.__dataclass_fields__["dataset_name"].default
+        task = asked.task_name or (None if own else next(iter(tasks)))
+        if task is not None and task not in tasks:
+            raise InputError(f"--task_name {task}: must be one of {', '.join(tasks)}")
+        folder += f"-{task}" if task else ""
+        best = tasks[task][-1][0] if task else "loss"
+        parser.set_defaults(task_name=task, output_dir=folder, metric_for_best_model=best)
+        if not own:
+            parser.set_defaults(dataset_config_name=task)
     # Evaluation and saving follow what the run does; TrainingArguments would switch --do_eval false on again.
     if not asked.do_train:
         parser.set_defaults(save_strategy="no", eval_strategy="no")
         if asked.output_dir == f"runs/{name}":
-            parser.set_defaults(output_dir=f"runs/{name}-eval")
+            parser.set_defaults(output_dir=f"{folder}-eval")
     elif not asked.do_eval:
         parser.set_defaults(eval_strategy="no")
     if getattr(asked, "early_stopping_patience", None) is not None:
@@ -376,6 +394,41 @@ def cross_entropy_loss(class_weights: torch.Tensor | None = None, label_smoothin
     return compute_loss
 
 
+def label_loss(
+    label_list: Sequence[str] | None, class_weights: torch.Tensor | None, label_smoothing: float
+) -> Callable:
+    """`cross_entropy_loss`, or the mean squared error where a score is learnt (`label_list` is None)."""
+
+    def mean_squared_error(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        total = (outputs["logits"].float().squeeze(-1) - labels.float()).square().sum()
+        return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+
+    return mean_squared_error if label_list is None else cross_entropy_loss(class_weights, label_smoothing)
+
+
+def balanced_class_weights(asked: str | None, features: Any, label_list: Sequence[str] | None) -> torch.Tensor | None:
+    """For `--class_weights balanced`: scikit-learn's weights, rows / (classes x rows of the class); printed.
+
+    Their mean over the training rows is 1, so the loss keeps its scale and the learning rate its meaning.
+    """
+    if asked is None or "train" not in features:
+        return None
+    if asked != "balanced" or label_list is None:
+        raise InputError(f"--class_weights {asked}: must be balanced, and labels must be classes")
+    counts = torch.bincount(torch.tensor(features["train"]["labels"][:]), minlength=len(label_list))
+    weights = counts.sum() / (len(label_list) * counts.clamp(min=1))
+    log.info("Class weights: %s.", ", ".join(f"{n} {w:.3f}" for n, w in zip(label_list, weights, strict=True)))
+    return weights
+
+
+def mean_loss(predictions: Any, labels: Any) -> float:
+    """Mean cross entropy of logits (rows, classes), or mean squared error of scores (rows, 1), over all rows."""
+    logits, labels = torch.as_tensor(predictions).float(), torch.as_tensor(labels)
+    if logits.shape[-1] == 1:
+        return (logits.squeeze(-1) - labels).square().mean().item()
+    return nn.functional.cross_entropy(logits, labels).item()
+
+
 def token_predictions(logits: torch.Tensor, labels: torch.Tensor | None) -> Any:
     """For `preprocess_logits_for_metrics`: label ids (rows, tokens), and with labels the summed loss of each row.
 
@@ -390,6 +443,17 @@ def token_predictions(logits: torch.Tensor, labels: torch.Tensor | None) -> Any:
 
 
 # The model
+
+
+def head_config(label_list: Sequence[str] | None) -> dict[str, Any]:
+    """Config entries of a sequence classification head: label names, or one output for a score."""
+    if label_list is None:
+        return {"num_labels": 1, "problem_type": "regression"}
+    return {
+        "id2label": dict(enumerate(label_list)),
+        "label2id": {label: i for i, label in enumerate(label_list)},
+        "problem_type": "single_label_classification",
+    }
 
 
 def load_model(auto_class: Any, args: Any, training_args: TrainingArguments, **config: Any) -> Any:
@@ -426,10 +490,11 @@ def load_model(auto_class: Any, args: Any, training_args: TrainingArguments, **c
     return model
 
 
-def model_label_list(name: str, labels: Sequence[str], is_trained: bool) -> list[str]:
+def model_label_list(name: str, labels: Sequence[str], is_trained: bool) -> list[str] | None:
     """The label names in the order of the model's head: its own where it has names, else `labels` as they are.
 
-    A model already fine-tuned keeps its order, so that no label silently changes its meaning.
+    A model already fine-tuned keeps its order, so that no label silently changes its meaning. None for a trained
+    model that gives a score.
 
     Args:
         name: the model, Hub name or local folder.
@@ -442,19 +507,24 @@ def model_label_list(name: str, labels: Sequence[str], is_trained: bool) -> list
     from transformers import AutoConfig
 
     with hub_errors("model", name):
-        id2label = AutoConfig.from_pretrained(name).id2label
-    own = [id2label[i] for i in sorted(id2label)]
+        config = AutoConfig.from_pretrained(name)
+    if is_trained and config.problem_type == "regression":
+        return None
+    own = [config.id2label[i] for i in sorted(config.id2label)]
     if all(re.fullmatch(r"LABEL_\d+", label) for label in own):
         if is_trained:
             raise InputError(f"{name}: has no label names, so it is no trained model; train it first")
         return list(labels)
-    lacking = [label for label in labels if label not in own]
+    # "ENTAILMENT" and "entailment" are one name, spelt as the data does.
+    spelling = {label.casefold(): label for label in labels}
+    named = [spelling.get(label.casefold(), label) for label in own]
+    lacking = [label for label in labels if label not in named]
     if lacking:
         raise InputError(
             f"the data has labels that {name} lacks ({', '.join(lacking)}): data {list(labels)}, model {own}; "
             "rename the data's labels, or start from a model without a trained head"
         )
-    return own
+    return named
 
 
 def freeze(model: Any, what: str | None) -> None:

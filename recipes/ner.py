@@ -98,8 +98,8 @@ FEATURES = Features(
 def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[DatasetDict, list[str]]:
     """Splits of sentences with BIO tags, and the label names of the training data (of all data when not training)."""
     columns = dict(tokens_column=args.tokens_column, tags_column=args.tags_column, label_list=args.label_list)
-    datasets = load_splits(args, training_args, tagged_sentences, FEATURES, **columns)
-    if "train" in datasets and "validation" not in datasets:
+    datasets = load_splits(args, training_args, tagged_sentences, FEATURES, lambda source: columns)
+    if training_args.do_train and training_args.do_eval and "validation" not in datasets:
         datasets |= hold_out(datasets["train"], *sentence_groups(datasets["train"]), training_args.seed)
     label_list = bio_label_list(entity_types(datasets))
     limits = dict(train=args.max_train_samples, validation=args.max_eval_samples, test=args.max_predict_samples)
@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # The folder that this run owns: finished, to be resumed, or new.
     run = open_run(__file__, args, training_args, datasets)
-    if run.results:
+    if run.results is not None:
         return run.results
 
     # Trainer.

@@ -26,9 +26,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.error = lambda message: (_ for _ in ()).throw(InputError(f"{message}; --help lists the flags"))
     parser.add_argument("--model", required=True, help="folder of a finished run, or a model's name on the Hub")
     parser.add_argument("--text", nargs="+", help="one or more texts")
+    parser.add_argument("--text_pair", nargs="+", help="the second text of each, for a model that reads pairs")
     parser.add_argument(
         "--file", help="a text per line (.txt), or .conll .jsonl .json .parquet .csv .tsv as for training"
     )
+    parser.add_argument("--text_columns", nargs="+", help="columns of a file that hold the texts; unset: inferred")
+    parser.add_argument("--label_column", help="column of a file that holds the label; unset: inferred")
     parser.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     parser.add_argument("--batch_size", type=int, default=64, help="windows computed at once")
     return parser.parse_args(argv)
@@ -38,8 +41,12 @@ def read_inputs(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]
     """(place, row) of each input; raw text becomes a row with `text`."""
     if args.text and args.file:
         raise InputError("--text and --file exclude each other")
+    if args.text_pair and len(args.text or []) != len(args.text_pair):
+        raise InputError(f"{len(args.text or [])} --text but {len(args.text_pair)} --text_pair; give one for each")
     if args.text:
-        yield from ((f"text {i}", {"text": text}) for i, text in enumerate(args.text, 1))
+        pairs = args.text_pair or [None] * len(args.text)
+        for i, (text, pair) in enumerate(zip(args.text, pairs, strict=True), 1):
+            yield f"text {i}", {"text": text} | ({"text_pair": pair} if pair is not None else {})
     elif args.file and not is_plain_text(args.file):
         yield from read_rows(args.file)
     else:
@@ -152,7 +159,74 @@ def predict_tags(args: argparse.Namespace, config: Any, inputs: list[tuple[str, 
     return answers
 
 
-TASKS = {"ForTokenClassification": predict_tags}
+# Labels and scores of one text or two
+
+
+def predict_labels(args: argparse.Namespace, config: Any, inputs: list[tuple[str, dict]]) -> list[dict[str, Any]]:
+    """Label and probability, or score, of each input; scored as well where every row has a label."""
+    import numpy as np
+    from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
+
+    from common.data import Source
+    from common.labels import answers, find_columns, label_name
+    from common.metrics import default_metrics, label_scores
+    from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_texts
+    from common.report import table
+    from common.training import compute_logits, model_label_list
+
+    name = args.file or "input"
+    label_list = model_label_list(args.model, [], is_trained=True)
+    texts = getattr(config, "texts_per_row", 1)
+    columns, label_column = ("text", "text_pair")[:texts], None
+    if args.file and not is_plain_text(args.file):
+        source = Source(args.file, digest="", path=args.file)
+        columns, label_column = find_columns(source, texts, args.text_columns, args.label_column)
+    rows = []
+    for place, row in inputs:
+        if texts == 2 and label_column is None and "\t" in row.get("text", "") and "text_pair" not in row:
+            row["text"], row["text_pair"] = row["text"].split("\t", 1)  # a pair per line, with a tab between
+        if any(not isinstance(row.get(column), str) for column in columns) or (texts == 1 and "text_pair" in row):
+            what = "two texts: --text and --text_pair, or a line with a tab between them" if texts == 2 else "one text"
+            raise InputError(f"{name}, {place}: this model reads {what}")
+        rows.append([row[column] for column in columns])
+    tokenizer = load_tokenizer(args.model)
+    max_length, _ = resolve_lengths(tokenizer, config, None, None)
+    pairs = [row[1] if len(row) == 2 else None for row in rows]
+    features = tokenize_texts(
+        {"text": [row[0] for row in rows], "text_pair": pairs}, range(len(rows)), tokenizer, max_length
+    )
+    collator = DataCollatorWithPadding(tokenizer)
+    logits = np.stack(
+        compute_logits(AutoModelForSequenceClassification, args.model, features, collator, args.batch_size)
+    )
+    found = [{"text": row[0]} | ({"text_pair": row[1]} if len(row) == 2 else {}) for row in rows]
+    found = [texts | answer for texts, answer in zip(found, answers(logits, label_list), strict=True)]
+
+    if args.json:
+        for answer in found:
+            print(json.dumps(answer, ensure_ascii=False))
+    else:
+        shown = [
+            [a["predicted"], *([a["probability"]] if label_list else []), " | ".join(r)[:90]]
+            for a, r in zip(found, rows, strict=True)
+        ]
+        print(table(["label" if label_list else "score", *(["probability"] if label_list else []), "text"], shown))
+    gold = [row.get(label_column) if label_column else None for _, row in inputs]
+    if all(value not in (None, "", -1, "-1") for value in gold):
+        if label_list:
+            named = [
+                label_name(f"{name}, {p}", label_column, v, label_list) for (p, _), v in zip(inputs, gold, strict=True)
+            ]
+            ids = [label_list.index(label) for label in named]
+        else:
+            ids = [float(value) for value in gold]
+        scores = label_scores(logits, ids, label_list)
+        figures = ", ".join(f"{metric} {scores[metric]:.4f}" for metric in default_metrics(label_list))
+        print(f"Scored against the labels of {name}: {figures}.", file=sys.stderr if args.json else sys.stdout)
+    return found
+
+
+TASKS = {"ForTokenClassification": predict_tags, "ForSequenceClassification": predict_labels}
 
 
 if __name__ == "__main__":

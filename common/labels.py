@@ -1,0 +1,218 @@
+"""Rows with one or two texts and a label or a score: columns found, labels named, splits checked."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from common.errors import InputError
+
+if TYPE_CHECKING:
+    from common.data import Source
+
+log = logging.getLogger("recipes")
+LABEL_COLUMNS = ("label", "labels", "class", "category", "sentiment", "score", "target")
+ONE_TEXT = [("text",), ("sentence",), ("review",), ("content",)]
+TWO_TEXTS = [
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("question", "sentence"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+    ("text", "text_pair"),
+]
+NO_TEXT = {"id", "idx", "index", "guid", *LABEL_COLUMNS}
+
+
+def find_columns(
+    source: "Source", texts: int, text_columns: Sequence[str] | None, label_column: str | None
+) -> tuple[tuple[str, ...], str | None]:
+    """The names of the text columns and of the label column, from the first row; inferred ones are printed.
+
+    Args:
+        texts: 1 or 2.
+        text_columns, label_column: what the user or the task says; None infers.
+
+    Raises:
+        InputError: a column is missing, or what is meant cannot be told; with the columns that are there.
+    """
+    _, row = next(source.rows(), (None, None))
+    if row is None:
+        raise InputError(f"{source.name}: holds no rows; check the file and its format")
+    found, inferred = tuple(text_columns or ()), []
+    if not found:
+        known = [names for names in (ONE_TEXT if texts == 1 else TWO_TEXTS) if all(name in row for name in names)]
+        others = tuple(name for name, value in row.items() if name not in NO_TEXT and isinstance(value, str))
+        found = known[0] if len(known) == 1 else others if not known and len(others) == texts else ()
+        if not found:
+            raise InputError(
+                f"{source.name}: cannot tell which of its columns ({', '.join(row)}) hold the {texts} "
+                f"text{'s' * (texts > 1)} of a row; name {'them' if texts > 1 else 'it'} with --text_columns"
+            )
+        inferred.append(f"text {' and '.join(found)}")
+    missing = [name for name in found if name not in row]
+    if missing or len(found) != texts:
+        raise InputError(
+            f"{source.name}: needs {texts} text column{'s' * (texts > 1)}, {' and '.join(found)}; "
+            f"it has {', '.join(row)}; name them with --text_columns"
+        )
+    label = label_column
+    if label is None:
+        candidates = [name for name in LABEL_COLUMNS if name in row and name not in found]
+        if len(candidates) > 1:
+            raise InputError(f"{source.name}: has columns {' and '.join(candidates)}; name one with --label_column")
+        label = candidates[0] if candidates else None
+        if label:
+            inferred.append(f"label {label}")
+    elif label not in row:
+        label = None
+    if inferred:
+        log.info("%s: columns %s.", source.name, ", ".join(inferred))
+    return found, label
+
+
+def labelled_texts(
+    source: "Source", text_columns: Sequence[str], label_column: str | None, names: Sequence[str] | None
+) -> Iterator[dict]:
+    """Rows -> {"text", "text_pair" or None, "label" as text or None, "place", "note"}.
+
+    Args:
+        label_column: None for rows without labels.
+        names: the task's label names; labels may then be these or integers that index them.
+
+    Raises:
+        InputError: a text or a label that is none, or a label that the task does not know.
+    """
+    for place, row in source.rows():
+        where = f"{source.name}, {place}"
+        texts = []
+        for column in text_columns:
+            if not isinstance(row.get(column), str):
+                kind = type(row[column]).__name__ if column in row else "missing"
+                raise InputError(f'{where}: "{column}" is no text ({kind})')
+            texts.append(row[column])
+        label = None if label_column is None else label_name(where, label_column, row.get(label_column), names)
+        empty = any(not text.strip() for text in texts)
+        yield {
+            "text": texts[0],
+            "text_pair": texts[1] if len(texts) > 1 else None,
+            "label": label,
+            "place": place,
+            "note": "empty text" if empty else "",
+        }
+
+
+def label_name(where: str, column: str, value: Any, names: Sequence[str] | None) -> str | None:
+    """A label as text; -1, the Hub's sign for a label that is withheld, as None.
+
+    >>> label_name("a.csv, line 2", "label", 1, ["no", "yes"]), label_name("a.csv, line 2", "label", True, None)
+    ('yes', 'True')
+    """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise InputError(f'{where}: "{column}" is empty; every row needs a label, or none and no such column')
+    if isinstance(value, (list, dict)):
+        raise InputError(f'{where}: "{column}" is a {type(value).__name__}, which is no label')
+    text = str(value).strip()
+    if text == "-1" and names is not None:
+        return None
+    if names is None or text in names:
+        return text
+    if text.isdigit() and int(text) < len(names):
+        return names[int(text)]
+    raise InputError(f'{where}: label "{text}" is none of {", ".join(names)} nor their number from 0')
+
+
+def is_score(text: str) -> bool:
+    """
+    >>> is_score("3.8"), is_score("3"), is_score("good"), is_score("nan")
+    (True, False, False, False)
+    """
+    try:
+        return float(text) - float(text) == 0 and not text.lstrip("+-").isdigit()
+    except ValueError:
+        return False
+
+
+def label_names(datasets: Any, names: Sequence[str] | None, regression: bool | None) -> list[str] | None:
+    """The class names in their order, or None where a score is learnt; the splits are checked against them.
+
+    Args:
+        names: the task's, which keep their order; None takes those of the data, numbers by value, else by the alphabet.
+        regression: what the task or the user says; None infers it from labels that are numbers with a fraction.
+
+    Raises:
+        InputError: rows without a label, one class only, scores that are none, or a label that training has not seen.
+    """
+    for split, dataset in datasets.items():
+        without = [place for place, label in zip(dataset["place"], dataset["label"], strict=True) if label is None]
+        if without and (split != "test" or len(without) < len(dataset)):
+            raise InputError(f"{split}, {without[0]}: no label; add one, or name the column with --label_column")
+    reference = datasets.get("train") or next((d for s, d in datasets.items() if s != "test"), None)
+    if reference is None:
+        return None if regression else list(names or [])
+    values = set(reference["label"])
+    if regression is None:
+        regression = names is None and any(map(is_score, values)) and all(is_score(v) or v.isdigit() for v in values)
+        if regression:
+            log.info("Labels are numbers with a fraction: a score is learnt (--regression false makes them classes).")
+    if regression:
+        for split, dataset in datasets.items():
+            for place, label in zip(dataset["place"], dataset["label"], strict=True):
+                if label is not None and not (is_score(label) or label.lstrip("+-").isdigit()):
+                    raise InputError(f'{split}, {place}: label "{label}" is no number, but a score is learnt')
+        return None
+    if names is not None:
+        return list(names)
+    if len(values) < 2:
+        raise InputError(f"train: every label is {next(iter(values))}; there is nothing to learn")
+    ordered = sorted(values, key=(lambda v: int(v)) if all(v.lstrip("+-").isdigit() for v in values) else str)
+    for split, dataset in datasets.items():
+        for place, label in zip(dataset["place"], dataset["label"], strict=True):
+            if label is not None and label not in values:
+                raise InputError(
+                    f'{split}, {place}: label "{label}" does not occur in train ({", ".join(ordered)}); '
+                    "add examples of it there, or rename it"
+                )
+    return ordered
+
+
+def has_labels(dataset: Any) -> bool:
+    """Whether every row has a label; `label_names` has seen to it that all have one or none."""
+    return dataset[0]["label"] is not None
+
+
+def label_groups(dataset: Any, is_regression: bool) -> dict[str, Any]:
+    """For `common.data.hold_out`: copies of a text are one group, and every class gives its share."""
+    pairs = zip(dataset["text"], dataset["text_pair"], strict=True)
+    texts = [text if pair is None else f"{text}\n{pair}" for text, pair in pairs]
+    return {"groups": texts, "texts": texts, "classes": None if is_regression else dataset["label"][:]}
+
+
+def predicted_rows(dataset: Any, predictions: Any, label_list: Sequence[str] | None) -> list[dict[str, Any]]:
+    """For `predictions.jsonl`: texts, gold label where known, and the predicted label with its probability, or score.
+
+    Args:
+        predictions: logits, rows x classes, or rows x 1 for a score, in the order of `dataset`.
+    """
+    rows = []
+    for row, answer in zip(dataset, answers(predictions, label_list), strict=True):
+        texts = {name: row[name] for name in ("text", "text_pair", "label") if row[name] is not None}
+        rows.append(texts | answer)
+    return rows
+
+
+def answers(predictions: Any, label_list: Sequence[str] | None) -> list[dict[str, Any]]:
+    """
+    >>> import numpy as np
+    >>> answers(np.array([[0.0, 2.0]]), ["no", "yes"]), answers(np.array([[3.25]]), None)
+    ([{'predicted': 'yes', 'probability': 0.8808}], [{'predicted': 3.25}])
+    """
+    from scipy.special import softmax
+
+    if label_list is None:
+        return [{"predicted": round(float(row[0]), 4)} for row in predictions]
+    probabilities = softmax(predictions, axis=-1)
+    best = probabilities.argmax(axis=-1)
+    return [
+        {"predicted": label_list[i], "probability": round(float(row[i]), 4)}
+        for i, row in zip(best, probabilities, strict=True)
+    ]

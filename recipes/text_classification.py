@@ -1,0 +1,206 @@
+"""Text classification: a label, or a score, for every text. SST-2 by default, CoLA, or your own files.
+
+One row in:   text    "Three weeks in and I still haven't needed the manual."
+One row out:  label   "positive"
+
+The benchmark (Hub):   python -m recipes.text_classification --task_name sst2
+The bundled sample:    make train-text-classification OFFLINE=1
+Your own files:        python -m recipes.text_classification --train_file data/train.csv --validation_file data/dev.csv
+
+Score and time to expect: README.md, Results.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+
+from datasets import DatasetDict, Features, Value
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    TrainingArguments,
+    set_seed,
+)
+
+from common.data import hold_out, load_splits, map_cached, take_rows
+from common.errors import run_as_command
+from common.labels import find_columns, has_labels, label_groups, label_names, labelled_texts, predicted_rows
+from common.metrics import default_metrics, label_scores
+from common.postprocessing import in_row_order
+from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_texts
+from common.report import show_labelled_data, show_labels
+from common.runs import finish_run, open_run, write_predictions
+from common.training import (
+    RecipeArguments,
+    RecipeTrainer,
+    balanced_class_weights,
+    early_stopping,
+    flag,
+    freeze,
+    head_config,
+    label_loss,
+    load_model,
+    mean_loss,
+    model_label_list,
+    padding_multiple,
+    parse_arguments,
+    sorted_by_length,
+)
+
+log = logging.getLogger("recipes")
+
+# GLUE (Wang et al. 2019): text columns, label names in the order of their ids, metrics; the first metric is the best's.
+TASKS = {
+    "sst2": (("sentence",), ("negative", "positive"), ("accuracy",)),
+    "cola": (("sentence",), ("unacceptable", "acceptable"), ("matthews_correlation", "accuracy")),
+}
+
+
+@dataclass
+class Arguments(RecipeArguments):
+    model_name_or_path: str = flag("google-bert/bert-base-uncased", "Any encoder: its name on the Hub, or a folder.")
+    dataset_name: str = flag("nyu-mll/glue", "Dataset on the Hub, or a local folder.")
+    task_name: str | None = flag(None, f"One of {', '.join(TASKS)}. Unset: the first, or none with own files.")
+    text_columns: list[str] | None = flag(None, "Column of the text. Unset: the task's, or inferred.")
+    label_column: str | None = flag(None, "Column of the label. Unset: the task's, or inferred.")
+    regression: bool | None = flag(None, "Learn a score, not a class. Unset: where labels have fractions.")
+    class_weights: str | None = flag(None, "balanced: classes weigh alike in the loss, however rare. Unset: rows do.")
+
+
+# The example scripts' GLUE settings, which are within BERT's grid (arXiv 1810.04805, appendix A.3).
+DEFAULTS = dict(
+    do_train=True,
+    do_eval=True,
+    num_train_epochs=3,
+    learning_rate=2e-5,
+    per_device_train_batch_size=32,
+    per_device_eval_batch_size=128,
+    weight_decay=0.01,
+    train_sampling_strategy="group_by_length",
+    eval_strategy="epoch",
+    save_strategy="epoch",
+    save_total_limit=2,
+    logging_steps=0.05,  # of the run
+    logging_nan_inf_filter=False,  # hides a broken loss, and reads it back every step
+    restore_callback_states_from_checkpoint=True,
+)
+
+FEATURES = Features({name: Value("string") for name in ("text", "text_pair", "label", "place", "note")})
+
+
+def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[DatasetDict, list[str] | None]:
+    """Splits of texts and labels, and the label names in their order, or None where a score is learnt."""
+    columns, names, _ = TASKS.get(args.task_name, (None, None, None))
+
+    def options(source):
+        found, label = find_columns(
+            source, 1, args.text_columns or columns, args.label_column or ("label" if columns else None)
+        )
+        return dict(text_columns=found, label_column=label, names=names)
+
+    datasets = load_splits(args, training_args, labelled_texts, FEATURES, options)
+    label_list = label_names(datasets, names, args.regression if columns is None else names is None)
+    if training_args.do_train and training_args.do_eval and "validation" not in datasets:
+        datasets |= hold_out(
+            datasets["train"], seed=training_args.seed, **label_groups(datasets["train"], label_list is None)
+        )
+    limits = dict(train=args.max_train_samples, validation=args.max_eval_samples, test=args.max_predict_samples)
+    return take_rows(datasets, limits), label_list
+
+
+def preprocess(datasets: DatasetDict, label_list: list[str] | None, tokenizer, config, args: Arguments) -> DatasetDict:
+    """Word pieces of each text, cut at `max_seq_length`; evaluation sets longest first."""
+    max_length, _ = resolve_lengths(tokenizer, config, args.max_seq_length, 0)
+    config.texts_per_row = 1  # recipes/predict.py asks for as many
+    label2id = None if label_list is None else {label: i for i, label in enumerate(label_list)}
+    features = DatasetDict()
+    for split, dataset in datasets.items():
+        labelled = dict(label2id=label2id, scores=label_list is None) if has_labels(dataset) else {}
+        inputs = map_cached(
+            dataset, tokenize_texts, tokenizer, f"Tokenizing {split}", max_length=max_length, **labelled
+        )
+        features[split] = inputs if split == "train" else sorted_by_length(inputs)
+    show_labelled_data(datasets, features, label_list)
+    return features
+
+
+def build_compute_metrics(label_list: list[str] | None, metrics: tuple[str, ...]):
+    """The task's metrics, and the mean loss over all rows (class weights left out)."""
+
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        scores = label_scores(prediction.predictions, prediction.label_ids, label_list)
+        return {
+            **{name: scores[name] for name in metrics},
+            "loss": mean_loss(prediction.predictions, prediction.label_ids),
+        }
+
+    return compute_metrics
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    # Flags; the seed is set before the head is initialised.
+    args, training_args = parse_arguments(Arguments, DEFAULTS, argv, __file__, TASKS)
+    set_seed(training_args.seed)
+
+    # Data.
+    datasets, label_list = load_datasets(args, training_args)
+
+    # Tokenizer and model, which keeps the label names.
+    tokenizer = load_tokenizer(args.model_name_or_path)
+    if label_list is not None:
+        label_list = model_label_list(args.model_name_or_path, label_list, is_trained=not training_args.do_train)
+    model = load_model(AutoModelForSequenceClassification, args, training_args, **head_config(label_list))
+    freeze(model, args.freeze)
+
+    # Features.
+    features = preprocess(datasets, label_list, tokenizer, model.config, args)
+
+    # The folder that this run owns: finished, to be resumed, or new.
+    run = open_run(__file__, args, training_args, datasets)
+    if run.results is not None:
+        return run.results
+
+    # Trainer.
+    metrics = TASKS[args.task_name][2] if args.task_name else default_metrics(label_list)
+    weights = balanced_class_weights(args.class_weights, features, label_list)
+    trainer = RecipeTrainer(
+        model=model,
+        args=training_args,
+        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=padding_multiple(training_args)),
+        train_dataset=features.get("train"),
+        eval_dataset=features.get("validation"),
+        processing_class=tokenizer,
+        compute_loss_func=label_loss(label_list, weights, training_args.label_smoothing_factor),
+        compute_metrics=build_compute_metrics(label_list, metrics),
+        callbacks=run.callbacks + early_stopping(args.early_stopping_patience),
+    )
+    if training_args.do_train:
+        trainer.train(resume_from_checkpoint=run.checkpoint)
+
+    # Scores of the model as it is saved, and predictions: of the test split where there is one, else of validation.
+    results = {}
+    for split, prefix in (("validation", "eval"), ("test", "test")):
+        if split not in features:
+            continue
+        output = trainer.predict(features[split], metric_key_prefix=prefix)
+        results |= {
+            f"{prefix}_{name}": output.metrics[f"{prefix}_{name}"]
+            for name in (*metrics, "loss")
+            if has_labels(datasets[split])
+        }
+        logits = in_row_order(output.predictions, features[split])
+        show_labels(split, datasets, logits, label_list, metrics)
+        write_predictions(
+            run.folder / "predictions.jsonl", predicted_rows(datasets[split], logits, label_list), json.dumps
+        )
+
+    # Save.
+    finish_run(run, trainer, results)
+    log.info("Model and results: %s", run.folder)
+    log.info('Try it: make predict-text-classification MODEL=%s TEXT="Three weeks in and it still works."', run.folder)
+    return results
+
+
+if __name__ == "__main__":
+    run_as_command(main)
