@@ -12,7 +12,7 @@ ARGS ?=
 # epochs that suit them. Flags in ARGS come later and win.
 offline_ner = --model_name_or_path $(CHECKPOINT) --train_file $(SAMPLES)/ner/train.conll \
 	--validation_file $(SAMPLES)/ner/validation.conll --test_file $(SAMPLES)/ner/test.conll \
-	--learning_rate 3e-4 --num_train_epochs 6 --per_device_train_batch_size 16
+	--learning_rate 2e-4 --num_train_epochs 8 --per_device_train_batch_size 8
 
 offline_text_classification = --model_name_or_path $(CHECKPOINT) --train_file $(SAMPLES)/text_classification/train.csv \
 	--validation_file $(SAMPLES)/text_classification/validation.csv \

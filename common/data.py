@@ -426,12 +426,15 @@ def hold_out(
     return {"train": dataset.select(sorted([*train, *only_here])), "validation": dataset.select(unseen)}
 
 
-def take_rows(datasets: "DatasetDict", limits: dict[str, int | None]) -> "DatasetDict":
-    """The first `limits[split]` rows of each split, for a quick look; None takes all."""
-    for split, limit in limits.items():
-        if split in datasets and limit is not None:
+def take_rows(datasets: "DatasetDict", args: Any) -> "DatasetDict":
+    """For a quick look: the first `--max_{train,eval,predict}_samples` rows of the splits; None takes all."""
+    flags = {"train": "max_train_samples", "test": "max_predict_samples"}
+    for split in datasets:
+        flag = flags.get(split, "max_eval_samples")
+        limit = getattr(args, flag)
+        if limit is not None:
             if limit < 1:
-                raise InputError(f"--max_{split}_samples {limit}: must be at least 1")
+                raise InputError(f"--{flag} {limit}: must be at least 1")
             datasets[split] = datasets[split].select(range(min(limit, len(datasets[split]))))
     return datasets
 

@@ -23,6 +23,7 @@ from transformers import (
     set_seed,
 )
 
+from common.arguments import RecipeArguments, flag, parse_arguments
 from common.data import hold_out, load_splits, map_cached, take_rows
 from common.errors import run_as_command
 from common.metrics import entity_scores, flat_scores
@@ -40,16 +41,13 @@ from common.tags import (
     tagged_sentences,
 )
 from common.training import (
-    RecipeArguments,
     RecipeTrainer,
     cross_entropy_loss,
     early_stopping,
-    flag,
     freeze,
     load_model,
     model_label_list,
     padding_multiple,
-    parse_arguments,
     sorted_by_length,
     token_predictions,
 )
@@ -102,8 +100,7 @@ def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[Da
     if training_args.do_train and training_args.do_eval and "validation" not in datasets:
         datasets |= hold_out(datasets["train"], *sentence_groups(datasets["train"]), training_args.seed)
     label_list = bio_label_list(entity_types(datasets))
-    limits = dict(train=args.max_train_samples, validation=args.max_eval_samples, test=args.max_predict_samples)
-    return take_rows(datasets, limits), label_list
+    return take_rows(datasets, args), label_list
 
 
 def preprocess(datasets: DatasetDict, label_list: list[str], tokenizer, config, args: Arguments) -> DatasetDict:

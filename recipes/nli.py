@@ -23,6 +23,7 @@ from transformers import (
     set_seed,
 )
 
+from common.arguments import RecipeArguments, flag, parse_arguments
 from common.data import hold_out, load_splits, map_cached, take_rows
 from common.errors import run_as_command
 from common.labels import find_columns, has_labels, label_groups, label_names, labelled_texts, predicted_rows
@@ -32,11 +33,9 @@ from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_texts
 from common.report import show_labelled_data, show_labels
 from common.runs import finish_run, open_run, write_predictions
 from common.training import (
-    RecipeArguments,
     RecipeTrainer,
     balanced_class_weights,
     early_stopping,
-    flag,
     freeze,
     head_config,
     label_loss,
@@ -44,7 +43,6 @@ from common.training import (
     mean_loss,
     model_label_list,
     padding_multiple,
-    parse_arguments,
     sorted_by_length,
 )
 
@@ -112,9 +110,7 @@ def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[Da
         datasets |= hold_out(
             datasets["train"], seed=training_args.seed, **label_groups(datasets["train"], label_list is None)
         )
-    limits = dict(train=args.max_train_samples, validation=args.max_eval_samples, test=args.max_predict_samples)
-    limits["validation_mismatched"] = args.max_eval_samples
-    return take_rows(datasets, limits), label_list
+    return take_rows(datasets, args), label_list
 
 
 def preprocess(datasets: DatasetDict, label_list: list[str] | None, tokenizer, config, args: Arguments) -> DatasetDict:
@@ -138,10 +134,8 @@ def build_compute_metrics(label_list: list[str] | None, metrics: tuple[str, ...]
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         scores = label_scores(prediction.predictions, prediction.label_ids, label_list)
-        return {
-            **{name: scores[name] for name in metrics},
-            "loss": mean_loss(prediction.predictions, prediction.label_ids),
-        }
+        loss = mean_loss(prediction.predictions, prediction.label_ids)
+        return {**{name: scores[name] for name in metrics}, "loss": loss}
 
     return compute_metrics
 
@@ -163,6 +157,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # Features.
     features = preprocess(datasets, label_list, tokenizer, model.config, args)
+    weights = balanced_class_weights(args.class_weights, features, label_list)
 
     # The folder that this run owns: finished, to be resumed, or new.
     run = open_run(__file__, args, training_args, datasets)
@@ -171,7 +166,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # Trainer.
     metrics = TASKS[args.task_name][2] if args.task_name else default_metrics(label_list)
-    weights = balanced_class_weights(args.class_weights, features, label_list)
     trainer = RecipeTrainer(
         model=model,
         args=training_args,
@@ -193,16 +187,12 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         if split not in features:
             continue
         output = trainer.predict(features[split], metric_key_prefix=prefix)
-        results |= {
-            f"{prefix}_{name}": output.metrics[f"{prefix}_{name}"]
-            for name in (*metrics, "loss")
-            if has_labels(datasets[split])
-        }
+        scored = (*metrics, "loss") if has_labels(datasets[split]) else ()
+        results |= {f"{prefix}_{name}": output.metrics[f"{prefix}_{name}"] for name in scored}
         logits = in_row_order(output.predictions, features[split])
         show_labels(split, datasets, logits, label_list, metrics)
-        write_predictions(
-            run.folder / "predictions.jsonl", predicted_rows(datasets[split], logits, label_list), json.dumps
-        )
+        rows = predicted_rows(datasets[split], logits, label_list)
+        write_predictions(run.folder / "predictions.jsonl", rows, json.dumps)
 
     # Save.
     finish_run(run, trainer, results)

@@ -1,17 +1,21 @@
 """What README.md and the docstrings tell people to type is there and parses."""
 
+import ast
 import re
 import shlex
 import subprocess
 
 import pytest
 
-from common.training import build_parser
-from recipes import ner, predict
+from common.arguments import build_parser
+from recipes import ner, nli, predict, text_classification
 from tests.conftest import ROOT
 
-TEXTS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "recipes").glob("*.py"))}
-RECIPES = {"ner": ner}
+TEXTS = {
+    "README.md": (ROOT / "README.md").read_text(encoding="utf-8"),
+    **{path.name: ast.get_docstring(ast.parse(path.read_text())) or "" for path in (ROOT / "recipes").glob("*.py")},
+}
+RECIPES = {"ner": ner, "nli": nli, "text_classification": text_classification}
 
 
 def commands(start):
@@ -42,7 +46,7 @@ def test_make_commands_are_known_to_make(where, command):
     done = subprocess.run([*words[:1], "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for flags in re.findall(r"-m recipes\.(\w+) (.*)", done.stdout):
-        if flags[0] in RECIPES:
+        if flags[0] in RECIPES and "--help" not in flags[1]:
             module = RECIPES[flags[0]]
             parser = build_parser(module.Arguments, module.DEFAULTS, flags[0])
             parser.parse_args_into_dataclasses(shlex.split(flags[1]), look_for_args_file=False)

@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, TrainingArguments
 
-from common import training
+from common import arguments, training
 from common.errors import InputError
 from common.training import (
     LengthGroupedSampler,
@@ -153,11 +153,11 @@ def test_precision_on_a_gpu(monkeypatch, capability, expected):
 
 def test_a_flag_overrules_the_choice_of_precision(monkeypatch, tmp_path):
     monkeypatch.setattr(training, "cpu_bf16_speedup", lambda: 5.0)
-    monkeypatch.setattr(training, "go_offline_without_hub", lambda *names: None)
+    monkeypatch.setattr(arguments, "go_offline_without_hub", lambda *names: None)
 
     def parse(*flags):
         argv = ["--use_cpu", "true", *flags]
-        return training.parse_arguments(ner.Arguments, ner.DEFAULTS, argv, ner.__file__)[1]
+        return arguments.parse_arguments(ner.Arguments, ner.DEFAULTS, argv, ner.__file__)[1]
 
     assert parse().bf16 and not parse("--bf16", "false").bf16
 
@@ -173,12 +173,12 @@ def test_a_flag_overrules_the_choice_of_precision(monkeypatch, tmp_path):
 )
 def test_flags_fail_in_one_line(flags, message):
     with pytest.raises(InputError, match=message):
-        training.parse_arguments(ner.Arguments, ner.DEFAULTS, flags, ner.__file__)
+        arguments.parse_arguments(ner.Arguments, ner.DEFAULTS, flags, ner.__file__)
 
 
 def test_help_of_every_flag_can_be_shown(capsys):
     with pytest.raises(SystemExit):
-        training.parse_arguments(ner.Arguments, ner.DEFAULTS, ["--help"], ner.__file__)
+        arguments.parse_arguments(ner.Arguments, ner.DEFAULTS, ["--help"], ner.__file__)
     text = capsys.readouterr().out
     assert text.index("--model_name_or_path") < text.index("--per_device_train_batch_size")
 

@@ -1,0 +1,181 @@
+"""The command line of a recipe: its own flags, all of `TrainingArguments`, and one line where something is wrong."""
+
+import argparse
+import dataclasses
+import difflib
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import HfArgumentParser, TrainingArguments
+
+from common.errors import InputError
+from common.hub import go_offline_without_hub
+from common.training import choose_precision, is_main_process, precision_name
+
+log = logging.getLogger("recipes")
+
+
+def flag(default: Any, help: str) -> Any:
+    """A dataclass field that is a flag of the command line."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass
+class RecipeArguments:
+    """Flags that mean the same in every recipe; a recipe adds its own and sets its own model and dataset."""
+
+    model_name_or_path: str = flag("google-bert/bert-base-uncased", "Any encoder: its name on the Hub, or a folder.")
+    dataset_name: str = flag("", "Dataset on the Hub, or a local folder.")
+    dataset_config_name: str | None = flag(None, "Its configuration. Unset: the default one.")
+    train_file: str | None = flag(None, "Own data, see the README for formats. Unset: --dataset_name.")
+    validation_file: str | None = flag(None, "Likewise. Unset: a share of train is held out.")
+    test_file: str | None = flag(None, "Likewise, its labels may be missing. Unset: none.")
+    max_train_samples: int | None = flag(None, "Use the first so many rows. Unset: all.")
+    max_eval_samples: int | None = flag(None, "Use the first so many rows. Unset: all.")
+    max_predict_samples: int | None = flag(None, "Use the first so many rows. Unset: all.")
+    max_seq_length: int | None = flag(None, "Word pieces in an input, at most. Unset: 512 or the model's limit.")
+    freeze: str | None = flag(None, "What does not train: encoder, embeddings, or N (and N layers). Unset: all trains.")
+    early_stopping_patience: int | None = flag(None, "Stop after N evaluations without a better score. Unset: never.")
+    attn_implementation: str | None = flag(None, "eager or sdpa. Unset: the faster one on this device.")
+    overwrite: bool = flag(False, "Replace another or a finished run in --output_dir.")
+
+
+class RecipeArgumentParser(HfArgumentParser):
+    """`HfArgumentParser` whose complaints are one line, without abbreviations, and that reads no hidden .args file."""
+
+    def error(self, message: str) -> None:
+        raise InputError(f"{message}; --help lists the flags")
+
+
+def build_parser(arguments: type, defaults: dict[str, Any], name: str) -> RecipeArgumentParser:
+    """The flags of the recipe called `name`: its own first, then all of `TrainingArguments`, with its defaults."""
+    parser = RecipeArgumentParser(
+        (arguments, TrainingArguments),
+        usage=f"python -m recipes.{name} [flags]",
+        description=sys.modules[arguments.__module__].__doc__,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    # None stands for what is chosen from the machine.
+    parser.set_defaults(**{"bf16": None, "fp16": None, "use_cpu": None, "output_dir": f"runs/{name}", **defaults})
+    return parser
+
+
+def parse_arguments(
+    arguments: type,
+    defaults: dict[str, Any],
+    argv: Sequence[str] | None,
+    recipe_file: str,
+    tasks: dict[str, Any] | None = None,
+) -> tuple[Any, TrainingArguments]:
+    """The recipe's own arguments and `TrainingArguments`, with what was left open chosen for this machine.
+
+    Precision is chosen before `TrainingArguments` is built: set afterwards it does nothing.
+
+    Args:
+        arguments: the recipe's dataclass; its flags come first in `--help`.
+        defaults: the recipe's defaults for flags of `TrainingArguments`.
+        argv: the command line without the program's name; None takes `sys.argv`.
+        recipe_file: the recipe's `__file__`; its name gives the default of `--output_dir`.
+        tasks: names that `--task_name` may take, each with its metrics last; the first is the default without own
+            files.
+
+    Raises:
+        InputError: an unknown flag or a value that is none, with the nearest flag named.
+    """
+    configure_logging()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    name = Path(recipe_file).stem
+    parser = build_parser(arguments, defaults, name)
+    asked, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flags = [option for action in parser._actions for option in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
+        raise InputError(f"unknown flag {unknown[0]}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+    folder = f"runs/{name}"
+    if tasks:
+        own = asked.train_file or asked.validation_file or asked.test_file
+        own = own or asked.dataset_name != arguments.__dataclass_fields__["dataset_name"].default
+        task = asked.task_name or (None if own else next(iter(tasks)))
+        if task is not None and task not in tasks:
+            raise InputError(f"--task_name {task}: must be one of {', '.join(tasks)}")
+        folder += f"-{task}" if task else ""
+        best = tasks[task][-1][0] if task else "loss"
+        parser.set_defaults(task_name=task, output_dir=folder, metric_for_best_model=best)
+        if not own:
+            parser.set_defaults(dataset_config_name=task)
+    # Evaluation and saving follow what the run does; TrainingArguments would switch --do_eval false on again.
+    if not asked.do_train:
+        parser.set_defaults(save_strategy="no", eval_strategy="no")
+        if asked.output_dir == f"runs/{name}":
+            parser.set_defaults(output_dir=f"{folder}-eval")
+    elif not asked.do_eval:
+        parser.set_defaults(eval_strategy="no")
+    if getattr(asked, "early_stopping_patience", None) is not None:
+        parser.set_defaults(load_best_model_at_end=True)
+        asked.load_best_model_at_end = True
+    if asked.load_best_model_at_end:  # the best model is among the saved ones only if both happen together
+        parser.set_defaults(save_strategy=asked.eval_strategy, save_steps=asked.eval_steps or 500)
+    choice, reason = choose_precision(asked)
+    parser.set_defaults(**choice)
+    try:
+        args, training_args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    except (ValueError, TypeError, ImportError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(" ".join(str(error).split())) from error
+    if training_args.n_gpu > 1:
+        # DataParallel would multiply the batch by the number of GPUs and is slower than one process each.
+        log.warning(
+            "%d GPUs are here and one is used; accelerate launch -m recipes.%s uses all", training_args.n_gpu, name
+        )
+        training_args._n_gpu = 1
+    if not is_main_process():
+        log.setLevel(logging.WARNING)
+    log.info("Precision %s: %s. Device %s.", precision_name(training_args), reason, training_args.device)
+    go_offline_without_hub(
+        args.model_name_or_path,
+        None if args.train_file or args.validation_file or args.test_file else args.dataset_name,
+    )
+    return args, training_args
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines of a recipe's docstring, and lets a help text of any library hold a bare `%`."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "".join(indent + line for line in text.splitlines(keepends=True))
+
+    def _get_help_string(self, action: Any) -> str:
+        action.help = re.sub(r"(?<!%)%(?![(%])", "%%", action.help or "")
+        return super()._get_help_string(action)
+
+
+def configure_logging() -> None:
+    """What the recipes say goes to stdout as plain lines, beside the progress bars on stderr."""
+    if not log.handlers:
+        handler = StdoutHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.propagate = False
+    log.setLevel(logging.INFO)
+    # Its report on loading is replaced by `load_model`'s, and bars for reading a file of seconds are noise.
+    transformers.utils.logging.get_logger("transformers.modeling_utils").setLevel(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+
+
+class StdoutHandler(logging.StreamHandler):
+    """Writes to whatever `sys.stdout` is at the time."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stdout
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        pass
