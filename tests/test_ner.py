@@ -347,3 +347,59 @@ def test_real_conll_reads_to_the_known_counts():
                 counts[tag[2:]] = counts.get(tag[2:], 0) + 1
     # Tjong Kim Sang and De Meulder 2003, table 2.
     assert len(dataset) == 3250 and counts == {"LOC": 1837, "MISC": 922, "ORG": 1341, "PER": 1842}
+
+
+def test_the_table_of_the_data_counts_what_is_there(tiny_bert, tmp_path, capsys):
+    from tests.test_ner_inputs import json_lines
+
+    rows = [
+        {"tokens": ["Ada", "ran"], "ner_tags": ["B-PER", "O"]},
+        {"tokens": ["to"] * 70, "ner_tags": ["O"] * 70},  # two windows of 64 pieces
+        {"tokens": ["\x01", "Leeds", "won"], "ner_tags": ["O", "B-ORG", "O"]},
+    ]
+    files = {"train": rows, "validation": [rows[0], {"tokens": ["Ada"], "ner_tags": ["B-PER"]}]}
+    for split, content in files.items():
+        (tmp_path / f"{split}.jsonl").write_text(json_lines(content))
+    flags = f"--model_name_or_path {tiny_bert} --train_file {tmp_path}/train.jsonl --bf16 false --disable_tqdm true"
+    flags += f" --validation_file {tmp_path}/validation.jsonl --output_dir {tmp_path}/run --max_steps 1"
+    ner.main(flags.split())
+    output = capsys.readouterr().out
+    lines = [line.split() for line in output.splitlines()]
+    table = {fields[0]: fields[1:] for fields in lines if len(fields) == 9}
+    # sentences, words, mean and 99th percentile of pieces, windows, sentences in several, words without piece, in train
+    assert [table["train"][i] for i in (0, 1, 4, 5, 6, 7)] == ["3", "75", "4", "1", "1", "-"]
+    assert [table["validation"][i] for i in (0, 1, 4, 5, 6, 7)] == ["2", "3", "2", "0", "0", "1"]
+    assert "train: 1 PER (50%), 1 ORG (50%)." in output
+    assert "Warning: 1 of 2 sentences of validation also stand in train" in output
+
+
+def test_a_roberta_style_model_runs(tmp_path, small_files):
+    """Byte-level pieces, no token types, positions that start at 2; and the saved model predicts."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import RobertaConfig, RobertaModel, RobertaTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet])}
+    backend = Tokenizer(models.BPE(vocab, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    RobertaTokenizerFast(tokenizer_object=backend, model_max_length=512).save_pretrained(tmp_path / "model")
+    config = RobertaConfig(
+        vocab_size=len(vocab),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=66,
+        pad_token_id=1,
+    )
+    RobertaModel(config).save_pretrained(tmp_path / "model")
+    flags = f"--model_name_or_path {tmp_path}/model --train_file {small_files['train']} --output_dir {tmp_path}/run"
+    flags += f" --validation_file {small_files['validation']} --max_steps 2 --bf16 false --disable_tqdm true"
+    results = ner.main(flags.split())
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["windows"]["max_seq_length"] == 64
+    answers = predict.main(["--model", f"{tmp_path}/run", "--file", small_files["validation"], "--json"])
+    gold = [tags for _, tags in read_sample("validation")[:21]]
+    assert (
+        entity_scores([list(tags) for tags in gold], [answer["tags"] for answer in answers])["f1"] == results["eval_f1"]
+    )

@@ -137,3 +137,14 @@ def test_a_byte_level_tokenizer_gets_its_prefix_space(tmp_path):
     pieces = [p for p in tokenizer.convert_ids_to_tokens(encoding["input_ids"][0]) if not p.startswith("<")]
     assert pieces == ["Ġ", "a", "b", "Ġ", "c"]
     assert [w for w in encoding.word_ids(0) if w is not None] == [0, 0, 0, 1, 1]
+
+
+def test_a_model_without_a_fast_tokenizer_is_told(monkeypatch, tmp_path):
+    import transformers
+
+    class SlowTokenizer:
+        is_fast = False
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda name, **options: SlowTokenizer())
+    with pytest.raises(InputError, match=r"SlowTokenizer\) is not a fast one"):
+        load_tokenizer("somebody/slow")
