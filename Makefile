@@ -68,4 +68,7 @@ lint: setup ## ruff
 clean: ## remove .venv, models and caches; runs stay
 	rm -rf $(VENV) models .pytest_cache .ruff_cache .hypothesis
 
+# As given: a dollar in a text is no variable of make's.
+override TEXT := $(value TEXT)
+override PAIR := $(value PAIR)
 export TEXT PAIR

@@ -116,7 +116,9 @@ def parse_arguments(
             parser.set_defaults(output_dir=f"{folder}-eval")
     elif not asked.do_eval:
         parser.set_defaults(eval_strategy="no")
-    if getattr(asked, "early_stopping_patience", None) is not None:
+    if asked.early_stopping_patience is not None and asked.do_train:
+        if asked.eval_strategy == "no" or not asked.do_eval:
+            raise InputError("--early_stopping_patience needs evaluations; leave --do_eval and --eval_strategy on")
         parser.set_defaults(load_best_model_at_end=True)
         asked.load_best_model_at_end = True
     if asked.load_best_model_at_end:  # the best model is among the saved ones only if both happen together

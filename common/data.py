@@ -11,8 +11,10 @@ import json
 import logging
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,17 +44,22 @@ HELD_OUT_SHARE = 0.1
 def read_lines(path: str) -> Iterator[tuple[int, str]]:
     """Number (from 1) and text of each line of a UTF-8 file, without its line end; a byte order mark is dropped."""
     with open_binary(path) as file:
-        for number, raw in enumerate(file, 1):
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{path}, line {number}: not UTF-8 (byte {raw[error.start]:#04x}); convert the file, "
-                    "for instance with iconv -f latin1 -t utf-8"
-                ) from None
-            if "\0" in line:
-                raise InputError(f"{path}, line {number}: holds a NUL byte; is this a text file?")
-            yield number, line.rstrip("\r\n")
+        yield from decode_lines(file, path)
+
+
+def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
+    """`read_lines` of what is open already; `name` is for messages."""
+    for number, raw in enumerate(lines, 1):
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{name}, line {number}: not UTF-8 (byte {raw[error.start]:#04x}); convert the file, "
+                "for instance with iconv -f latin1 -t utf-8"
+            ) from None
+        if "\0" in line:
+            raise InputError(f"{name}, line {number}: holds a NUL byte; is this a text file?")
+        yield number, line.rstrip("\r\n")
 
 
 def open_binary(path: str):
@@ -68,9 +75,9 @@ def open_binary(path: str):
 def read_conll(path: str) -> Iterator[Row]:
     """Sentences of a column file: the first column the word, the last the tag, tabs or spaces, blank lines between.
 
-    `-DOCSTART-` lines part documents. A line that opens a sentence with `#` and does not end in a tag is a comment
-    (CoNLL-U). A file with one column holds words without tags. Each row has `tokens`, `ner_tags` (unless one column),
-    `document` (-1 where unmarked) and `lines`, the line number of each token.
+    `-DOCSTART-` lines part documents. A line before a sentence that starts with `#` and a blank and does not end in a
+    tag is a comment (CoNLL-U). A file with one column holds words without tags. Each row has `tokens`, `ner_tags`
+    (unless one column), `document` (-1 where unmarked) and `lines`, the line number of each token.
     """
     columns, document = None, -1
     tokens: list[str] = []
@@ -90,7 +97,7 @@ def read_conll(path: str) -> Iterator[Row]:
                 tokens, tags, lines = [], [], []
             document += bool(line.strip())
             continue
-        if fields[0].startswith("#") and not tokens and not is_tag(fields[-1] if len(fields) > 1 else ""):
+        if line.startswith("# ") and not tokens and not is_tag(fields[-1]):
             continue
         columns = columns or len(fields)
         if len(fields) != columns:
@@ -302,6 +309,8 @@ def build_dataset(
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, (InputError, OSError)):
             raise error.__cause__ from None
+        if isinstance(error.__cause__, UnicodeEncodeError):
+            raise InputError(f"{source.name}: a text holds half of a surrogate pair (a cut emoji); mend it") from None
         raise
     except ValueError as error:  # an empty generator
         if "Instruction" in str(error) or "empty" in str(error) or "corresponds to no data" in str(error):
@@ -343,6 +352,13 @@ def map_cached(dataset: "Dataset", function: Callable, tokenizer: Any, desc: str
         plain.no_truncation()
         plain.no_padding()
         described = plain.to_str()
+    # What the Python side of a tokenizer adds to the same backend: DistilBERT's gives no token types, BERT's does.
+    wrapper = [
+        type(tokenizer).__name__,
+        tokenizer.model_input_names,
+        tokenizer.truncation_side,
+        version("transformers"),
+    ]
     rest = sorted((key, value) for key, value in options.items() if key != "tokenizer")
     workers = min(os.cpu_count() or 1, len(dataset) // 50_000)  # a process pays only for large inputs
     return dataset.map(
@@ -352,7 +368,7 @@ def map_cached(dataset: "Dataset", function: Callable, tokenizer: Any, desc: str
         remove_columns=dataset.column_names,
         fn_kwargs=options,
         num_proc=workers if workers > 1 else None,
-        new_fingerprint=Hasher.hash([dataset._fingerprint, code_digest(), function.__name__, described, rest]),
+        new_fingerprint=Hasher.hash([dataset._fingerprint, code_digest(), function.__name__, described, wrapper, rest]),
         desc=desc,
     )
 
@@ -387,35 +403,44 @@ def load_splits(
 
 
 def hold_out(
-    dataset: "Dataset", groups: list, texts: list[str], seed: int, classes: list[str] | None = None
+    dataset: "Dataset",
+    seed: int,
+    groups: list,
+    texts: list[str],
+    kinds: list[set[str]],
+    classes: list[str] | None = None,
 ) -> dict[str, "Dataset"]:
     """A seeded tenth of the training rows as validation split: whole groups, and no text on both sides.
 
     Args:
         groups: of each row, what must not be parted (a document, a text).
         texts: of each row; held-out rows whose text stands in train as well are left out of both.
-        classes: of each row, to hold out of every class its share; a class with one group stays in train. None draws
-            at random.
+        kinds: of each row, the labels in it; a group with one that occurs nowhere else stays in train.
+        classes: of each row, to hold out of every class its share; None draws at random.
     """
     from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
     parts = round(1 / HELD_OUT_SHARE)
-    if len(set(groups)) < (2 if classes is None else parts):
+    if classes is not None:  # scikit-learn wants as many rows in the largest class as there are parts
+        parts = min(parts, len(set(groups)), max(Counter(classes).values()))
+    if len(set(groups)) < 2 or parts < 2:
         raise InputError("--validation_file is missing, and train is too small to hold a part of it out")
     if classes is None:
         splitter = GroupShuffleSplit(n_splits=1, test_size=HELD_OUT_SHARE, random_state=seed)
     else:
         splitter = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn's, about classes with fewer than ten rows
-        train, held_out = next(splitter.split(groups, classes, groups=groups))
-    known = {classes[i] for i in train} if classes else set()
+        warnings.simplefilter("ignore")  # scikit-learn's, about classes with fewer rows than parts
+        train, held_out = (list(part) for part in next(splitter.split(groups, classes, groups=groups)))
+    known = set().union(*(kinds[i] for i in train))
+    stay = {groups[i] for i in held_out if not kinds[i] <= known}
+    train = sorted(train + [i for i in held_out if groups[i] in stay])
     kept = {texts[i] for i in train}
-    only_here = [i for i in held_out if classes and classes[i] not in known]
-    unseen = [i for i in held_out if texts[i] not in kept and i not in set(only_here)]
+    held_out = [i for i in held_out if groups[i] not in stay]
+    unseen = [i for i in held_out if texts[i] not in kept]
     if not unseen:
         raise InputError("--validation_file is missing, and no row of train can be held out; name one")
-    repeated = len(held_out) - len(only_here) - len(unseen)
+    repeated = len(held_out) - len(unseen)
     log.info(
         "No validation file: %d of %d training rows are held out for it (seed %d%s).",
         len(unseen),
@@ -423,7 +448,7 @@ def hold_out(
         seed,
         f"; {repeated} more repeat a text of train and are left out" * (repeated > 0),
     )
-    return {"train": dataset.select(sorted([*train, *only_here])), "validation": dataset.select(unseen)}
+    return {"train": dataset.select(train), "validation": dataset.select(unseen)}
 
 
 def take_rows(datasets: "DatasetDict", args: Any) -> "DatasetDict":

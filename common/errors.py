@@ -19,6 +19,9 @@ def run_as_command(main: Callable[[], object]) -> None:
         main()
     except InputError as error:
         fail(str(error))
+    except KeyboardInterrupt:  # outside training, which saves a checkpoint first
+        print("Interrupted; the same command goes on where it can.", file=sys.stderr)
+        raise SystemExit(130) from None
     except OSError as error:
         if error.errno == errno.EPIPE:  # `... | head` closed our stdout
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -71,13 +71,18 @@ def find_columns(
 
 
 def labelled_texts(
-    source: "Source", text_columns: Sequence[str], label_column: str | None, names: Sequence[str] | None
+    source: "Source",
+    text_columns: Sequence[str],
+    label_column: str | None,
+    names: Sequence[str] | None,
+    is_task: bool = False,
 ) -> Iterator[dict]:
     """Rows -> {"text", "text_pair" or None, "label" as text or None, "place", "note"}.
 
     Args:
         label_column: None for rows without labels.
         names: the task's label names; labels may then be these or integers that index them.
+        is_task: the rows are GLUE's, where the label -1 means that it is withheld.
 
     Raises:
         InputError: a text or a label that is none, or a label that the task does not know.
@@ -90,7 +95,7 @@ def labelled_texts(
                 kind = type(row[column]).__name__ if column in row else "missing"
                 raise InputError(f'{where}: "{column}" is no text ({kind})')
             texts.append(row[column])
-        label = None if label_column is None else label_name(where, label_column, row.get(label_column), names)
+        label = None if label_column is None else label_name(where, label_column, row.get(label_column), names, is_task)
         empty = any(not text.strip() for text in texts)
         yield {
             "text": texts[0],
@@ -101,8 +106,8 @@ def labelled_texts(
         }
 
 
-def label_name(where: str, column: str, value: Any, names: Sequence[str] | None) -> str | None:
-    """A label as text; -1, the Hub's sign for a label that is withheld, as None.
+def label_name(where: str, column: str, value: Any, names: Sequence[str] | None, is_task: bool = False) -> str | None:
+    """A label as text; GLUE's -1, the sign for a label that is withheld, as None.
 
     >>> label_name("a.csv, line 2", "label", 1, ["no", "yes"]), label_name("a.csv, line 2", "label", True, None)
     ('yes', 'True')
@@ -112,7 +117,7 @@ def label_name(where: str, column: str, value: Any, names: Sequence[str] | None)
     if isinstance(value, (list, dict)):
         raise InputError(f'{where}: "{column}" is a {type(value).__name__}, which is no label')
     text = str(value).strip()
-    if text == "-1" and names is not None:
+    if is_task and text in ("-1", "-1.0"):
         return None
     if names is None or text in names:
         return text
@@ -146,12 +151,12 @@ def label_names(datasets: Any, names: Sequence[str] | None, regression: bool | N
         without = [place for place, label in zip(dataset["place"], dataset["label"], strict=True) if label is None]
         if without and (split != "test" or len(without) < len(dataset)):
             raise InputError(f"{split}, {without[0]}: no label; add one, or name the column with --label_column")
-    reference = datasets.get("train") or next((d for s, d in datasets.items() if s != "test"), None)
-    if reference is None:
-        return None if regression else list(names or [])
-    values = set(reference["label"])
+    # Without a training split the labels of all splits; a trained model's own then say whether they are known.
+    read = [datasets["train"]] if "train" in datasets else list(datasets.values())
+    values = {label for dataset in read for label in dataset["label"] if label is not None}
+    numbers = all(is_score(value) or value.lstrip("+-").isdigit() for value in values)
     if regression is None:
-        regression = names is None and any(map(is_score, values)) and all(is_score(v) or v.isdigit() for v in values)
+        regression = names is None and numbers and any(map(is_score, values))
         if regression:
             log.info("Labels are numbers with a fraction: a score is learnt (--regression false makes them classes).")
     if regression:
@@ -159,10 +164,12 @@ def label_names(datasets: Any, names: Sequence[str] | None, regression: bool | N
             for place, label in zip(dataset["place"], dataset["label"], strict=True):
                 if label is not None and not (is_score(label) or label.lstrip("+-").isdigit()):
                     raise InputError(f'{split}, {place}: label "{label}" is no number, but a score is learnt')
+        if "train" in datasets and len(values) < 2:
+            raise InputError(f"train: every score is {next(iter(values))}; there is nothing to learn")
         return None
     if names is not None:
         return list(names)
-    if len(values) < 2:
+    if "train" in datasets and len(values) < 2:
         raise InputError(f"train: every label is {next(iter(values))}; there is nothing to learn")
     ordered = sorted(values, key=(lambda v: int(v)) if all(v.lstrip("+-").isdigit() for v in values) else str)
     for split, dataset in datasets.items():
@@ -180,11 +187,14 @@ def has_labels(dataset: Any) -> bool:
     return dataset[0]["label"] is not None
 
 
-def label_groups(dataset: Any, is_regression: bool) -> dict[str, Any]:
+def label_groups(dataset: Any, is_regression: bool) -> dict[str, list | None]:
     """For `common.data.hold_out`: copies of a text are one group, and every class gives its share."""
     pairs = zip(dataset["text"], dataset["text_pair"], strict=True)
     texts = [text if pair is None else f"{text}\n{pair}" for text, pair in pairs]
-    return {"groups": texts, "texts": texts, "classes": None if is_regression else dataset["label"][:]}
+    if is_regression:
+        return {"groups": texts, "texts": texts, "kinds": [set() for _ in texts]}
+    labels = dataset["label"][:]
+    return {"groups": texts, "texts": texts, "kinds": [{label} for label in labels], "classes": labels}
 
 
 def predicted_rows(dataset: Any, predictions: Any, label_list: Sequence[str] | None) -> list[dict[str, Any]]:

@@ -3,13 +3,17 @@
 A metric raises on what it cannot score; it never substitutes a value and never filters on the prediction.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 
 import datasets
 import evaluate
 
+from common.errors import InputError
 from common.tags import entities
+
+log = logging.getLogger("recipes")
 
 
 class EntityScores(evaluate.Metric):
@@ -189,12 +193,14 @@ class ClassificationScores(evaluate.Metric):
 class RegressionScores(evaluate.Metric):
     """Pearson and Spearman correlation of predicted scores (-1 to 1; STS-B's metrics), computed by scipy.
 
+    A model that predicts one score for every row has no correlation: both are nan then, and it is said.
+
     >>> scores = RegressionScores(keep_in_memory=True).compute(predictions=[1.0, 2.0, 4.0], references=[1.0, 2.0, 3.0])
     >>> round(scores["pearson"], 4), scores["spearmanr"]
     (0.982, 1.0)
 
     Raises:
-        ValueError: fewer than two rows, or constant scores, for which no correlation is defined.
+        InputError: fewer than two rows, or rows that all have one score.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -210,9 +216,10 @@ class RegressionScores(evaluate.Metric):
         from scipy.stats import pearsonr, spearmanr
 
         if len(references) < 2 or len(set(references)) < 2:
-            raise ValueError("a correlation needs at least two rows with different scores")
+            raise InputError("a correlation needs at least two rows with different scores; take more rows")
         if len(set(predictions)) < 2:
-            raise ValueError("the model predicts one score for every row, so no correlation is defined; train longer")
+            log.warning("The model predicts one score for every row, so no correlation is defined.")
+            return {"pearson": float("nan"), "spearmanr": float("nan")}
         return {
             "pearson": float(pearsonr(predictions, references)[0]),
             "spearmanr": float(spearmanr(predictions, references)[0]),

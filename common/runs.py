@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 
@@ -33,13 +34,15 @@ OUTPUTS = (RUN_FILE, RESULTS_FILE, "predictions.jsonl", "predictions.conll", "pr
 NOT_IDENTITY = frozenset(
     """
     output_dir overwrite resume_from_checkpoint train_file validation_file test_file dataset_name
-    max_predict_samples report_to run_name project push_to_hub per_device_eval_batch_size eval_accumulation_steps
+    validation_mismatched_file report_to run_name project push_to_hub per_device_eval_batch_size eval_accumulation_steps
     disable_tqdm debug local_rank use_cpu skip_memory_metrics include_num_input_tokens_seen
-    torch_empty_cache_steps enable_jit_checkpoint ignore_data_skip restore_callback_states_from_checkpoint
-    per_device_train_batch_size gradient_accumulation_steps
+    torch_empty_cache_steps enable_jit_checkpoint restore_callback_states_from_checkpoint
+    per_device_train_batch_size gradient_accumulation_steps save_total_limit save_on_each_node
+    dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
+    dataloader_in_order dataloader_multiprocessing_context
     """.split()  # noqa: SIM905
 )
-NOT_IDENTITY_PREFIXES = ("log", "hub_", "dataloader_", "ddp_", "save_", "trackio_")
+NOT_IDENTITY_PREFIXES = ("log", "hub_", "ddp_", "trackio_")
 
 
 @dataclasses.dataclass
@@ -144,8 +147,8 @@ def claim_folder(run: Run, args: Any, training_args: TrainingArguments) -> None:
 def run_identity(recipe_file: str, args: Any, training_args: TrainingArguments, datasets: Any) -> dict[str, Any]:
     """What can change a run's result: arguments, data, starting weights, and the code of the recipe and of `common`."""
     flags = {**training_args.to_dict(), **dataclasses.asdict(args)}
-    if not training_args.load_best_model_at_end:  # then evaluating more or less often changes nothing
-        flags = {name: value for name, value in flags.items() if not name.startswith("eval_")}
+    if not training_args.load_best_model_at_end:  # then evaluating and saving more or less often changes nothing
+        flags = {name: value for name, value in flags.items() if not name.startswith(("eval_", "save_"))}
     weights = sorted(Path(flags["model_name_or_path"]).glob("*.safetensors"))
     identity = {
         "recipe": file_digest(recipe_file)[:16],
@@ -283,6 +286,8 @@ def checkpoint_fault(checkpoint: Path) -> str | None:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "is no folder" if not checkpoint.is_dir() else "was not written to the end"
+    if "scheduler.pt" not in manifest:
+        return "holds no state of the optimizer (--save_only_model), so nothing can resume from it"
     for name, (size, digest) in manifest.items():
         path = checkpoint / name
         if not path.is_file() or path.stat().st_size != size or file_digest(str(path)) != digest:
@@ -297,6 +302,8 @@ class CompleteCheckpoints(TrainerCallback):
         self.save_total_limit = save_total_limit
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.world_size > 1:  # every process writes the state of its own random numbers
+            torch.distributed.barrier()
         if not is_main_process():
             return
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"

@@ -122,19 +122,18 @@ def bio_label_list(types: Iterable[str]) -> list[str]:
     return ["O", *(f"{prefix}-{entity_type}" for entity_type in sorted(set(types)) for prefix in "BI")]
 
 
-# A word: letters and digits with inner dots, dashes and apostrophes ("U.S.", "follow-up", "12,400"), a clitic ("'s",
-# "n't" stays with its verb), or one mark on its own. The way CoNLL's text is split, as far as a rule can.
-WORD = re.compile(
-    r"(?:[^\W\d_]\.){2,}|['’](?:s|re|ve|ll|d|m)\b|\w+(?:[.,:/-]?\w+|-|&\w+)*(?<!-)|\S", re.UNICODE | re.IGNORECASE
-)
+# A word: letters and digits with inner dots, dashes and apostrophes ("U.S.", "follow-up", "12,400", "O'Brien"; "n't"
+# stays with its verb), a clitic ("'s", "'ll"), or one mark on its own. CoNLL's way, as far as a rule can.
+CLITIC = r"['’](?:s|re|ve|ll|d|m)\b"
+WORD = re.compile(rf"(?:[^\W\d_]\.){{2,}}|{CLITIC}|\w+(?:(?!{CLITIC})[.,:/'’-]?\w+|&\w+)*|\S", re.IGNORECASE)
 
 
 def split_words(text: str) -> list[tuple[int, int]]:
     """Character spans (start, end) of the words of raw text.
 
-    >>> text = "Dr. Osei's U.S. follow-up cost 12,400."
+    >>> text = "Dr. O'Brien's U.S. follow-up didn't cost 12,400."
     >>> [text[start:end] for start, end in split_words(text)]
-    ['Dr', '.', 'Osei', "'s", 'U.S.', 'follow-up', 'cost', '12,400', '.']
+    ['Dr', '.', "O'Brien", "'s", 'U.S.', 'follow-up', "didn't", 'cost', '12,400', '.']
     """
     return [match.span() for match in WORD.finditer(text)]
 
@@ -192,16 +191,26 @@ def tagged_sentences(
     scheme = detect_scheme_of(source.name, (parsed(place, row) for place, row in source.rows()))
     for place, row in source.rows():
         example = parsed(place, row)
-        lines = example.pop("lines", None)
-        if example["ner_tags"] is not None:
-            try:
-                example["ner_tags"] = to_bio(example["ner_tags"], scheme)
-            except ValueError as error:
-                i, message = error.args
-                raise InputError(f"{source.name}, {token_place(place, lines, i)}: {message}") from None
+        example["ner_tags"] = row_to_bio(source.name, example, scheme)
+        example.pop("lines", None)
         if scheme != "BIO":
             example["note"] = example["note"] or f"{scheme} tags converted to BIO"
         yield example
+
+
+def bio_tags(name: str, rows: list[dict]) -> list[list[str]]:
+    """The tags of rows that `tagged_row` gave, in BIO, whatever their scheme."""
+    scheme = detect_scheme_of(name, iter(rows))
+    return [row_to_bio(name, row, scheme) for row in rows]
+
+
+def row_to_bio(name: str, row: dict, scheme: str) -> list[str] | None:
+    """`to_bio` with the place of a broken sequence in the message."""
+    try:
+        return None if row["ner_tags"] is None else to_bio(row["ner_tags"], scheme)
+    except ValueError as error:
+        i, message = error.args
+        raise InputError(f"{name}, {token_place(row['place'], row.get('lines'), i)}: {message}") from None
 
 
 def token_place(place: str, lines: list[int] | None, i: int) -> str:
@@ -338,12 +347,13 @@ def entity_types(datasets: Any) -> set[str]:
     return set(found["train"])
 
 
-def sentence_groups(dataset: Any) -> tuple[list, list[str]]:
-    """For `common.data.hold_out`: the document of each sentence, or the sentence itself where none are marked; and the
-    sentence's text."""
+def sentence_groups(dataset: Any) -> dict[str, list]:
+    """For `common.data.hold_out`: the document of each sentence, or the sentence itself where none are marked; the
+    sentence's text; and its entity types."""
     texts = [" ".join(tokens) for tokens in dataset["tokens"]]
     documents = dataset["document"][:]
-    return (documents if len(set(documents)) > 1 else texts), texts
+    kinds = [{split_tag(tag)[1] for tag in tags or []} - {""} for tags in dataset["ner_tags"]]
+    return {"groups": documents if len(set(documents)) > 1 else texts, "texts": texts, "kinds": kinds}
 
 
 def tagged_rows(dataset: Any, predicted: list[list[str]]) -> list[dict[str, Any]]:
@@ -359,4 +369,5 @@ def conll_block(row: dict[str, Any]) -> str:
     Ada B-PER O
     """
     columns = [row["tokens"], *([row["ner_tags"]] if row["ner_tags"] else []), row["predicted"]]
-    return "".join(" ".join(fields) + "\n" for fields in zip(*columns, strict=True))
+    blank = "\t" if any(" " in word for word in row["tokens"]) else " "
+    return "".join(blank.join(fields) + "\n" for fields in zip(*columns, strict=True))

@@ -98,7 +98,7 @@ def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[Da
     columns = dict(tokens_column=args.tokens_column, tags_column=args.tags_column, label_list=args.label_list)
     datasets = load_splits(args, training_args, tagged_sentences, FEATURES, lambda source: columns)
     if training_args.do_train and training_args.do_eval and "validation" not in datasets:
-        datasets |= hold_out(datasets["train"], *sentence_groups(datasets["train"]), training_args.seed)
+        datasets |= hold_out(datasets["train"], training_args.seed, **sentence_groups(datasets["train"]))
     label_list = bio_label_list(entity_types(datasets))
     return take_rows(datasets, args), label_list
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.data import read_lines, read_rows
+from common.data import decode_lines, read_lines, read_rows
 from common.errors import InputError, run_as_command
 from common.hub import go_offline_without_hub, hub_errors
 
@@ -50,7 +50,7 @@ def read_inputs(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]
     elif args.file and not is_plain_text(args.file):
         yield from read_rows(args.file)
     else:
-        lines = read_lines(args.file) if args.file else enumerate((line.rstrip("\n") for line in sys.stdin), 1)
+        lines = read_lines(args.file) if args.file else decode_lines(sys.stdin.buffer, "standard input")
         yield from ((f"line {i}", {"text": line}) for i, line in lines if line.strip())
 
 
@@ -98,16 +98,18 @@ def predict_tags(args: argparse.Namespace, config: Any, inputs: list[tuple[str, 
     from common.postprocessing import tags_of_sentences
     from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_and_align_labels
     from common.report import entity_table, table
-    from common.tags import detect_scheme, entities, entity_spans, split_words, tagged_row, to_bio
+    from common.tags import bio_tags, entities, entity_spans, split_words, tagged_row
     from common.training import compute_logits, model_label_list
 
     name = args.file or "input"
     label_list = model_label_list(args.model, [], is_trained=True)
     rows = [tagged_row(name, None, None, label_list, place, row) for place, row in inputs]
     texts = [row.get("text") for _, row in inputs]
+    # Character spans where the words are those of the text, and not a column of their own.
+    words = [split_words(text) if text else None for text in texts]
     words = [
-        split_words(text) if text and "tokens" not in row else None
-        for text, (_, row) in zip(texts, inputs, strict=True)
+        spans if spans and row["tokens"] == [text[a:b] for a, b in spans] else None
+        for spans, text, row in zip(words, texts, rows, strict=True)
     ]
 
     tokenizer = load_tokenizer(args.model, is_split_into_words=True)
@@ -149,10 +151,8 @@ def predict_tags(args: argparse.Namespace, config: Any, inputs: list[tuple[str, 
             places = [[e["text"], e["label"], *list(e.values())[2:]] for e in answer["entities"]]
             header = ["entity", "type", *(["start", "end"] if "text" in answer else ["first word", "last word"])]
             print(table(header, places) + "\n" if places else "no entities\n")
-    gold = [row["ner_tags"] for row in rows]
-    if all(tags is not None for tags in gold):
-        scheme = detect_scheme(gold)
-        scores = entity_scores([to_bio(tags, scheme) for tags in gold], predicted)
+    if all(row["ner_tags"] is not None for row in rows):
+        scores = entity_scores(bio_tags(name, rows), predicted)
         print(
             f"Scored against the tags of {name}:\n{entity_table(scores)}", file=sys.stderr if args.json else sys.stdout
         )

@@ -95,13 +95,13 @@ def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[Da
         found, label = find_columns(
             source, 1, args.text_columns or columns, args.label_column or ("label" if columns else None)
         )
-        return dict(text_columns=found, label_column=label, names=names)
+        return dict(text_columns=found, label_column=label, names=names, is_task=columns is not None)
 
     datasets = load_splits(args, training_args, labelled_texts, FEATURES, options)
     label_list = label_names(datasets, names, args.regression if columns is None else names is None)
     if training_args.do_train and training_args.do_eval and "validation" not in datasets:
         datasets |= hold_out(
-            datasets["train"], seed=training_args.seed, **label_groups(datasets["train"], label_list is None)
+            datasets["train"], training_args.seed, **label_groups(datasets["train"], label_list is None)
         )
     return take_rows(datasets, args), label_list
 

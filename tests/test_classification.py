@@ -108,7 +108,7 @@ BAD = [
     ("a.csv", "text,label,score\nfine,yes,1\n", "--label_column"),
     ("a.csv", "text,label\n", "holds no rows"),
     ("a.csv", "", "holds no rows"),
-    ("a.jsonl", '{"text": 3, "label": "yes"}\n', "--text_columns" if False else '"text" is no text'),
+    ("a.jsonl", '{"text": 3, "label": "yes"}\n', '"text" is no text'),
     ("a.jsonl", '{"text": "a", "label": ["yes"]}\n', 'line 1: "label" is a list'),
     ("a.jsonl", '{"text": "a", "label": "yes"}\n{"label": "no"}\n', 'line 2: "text" is no text'),
 ]
@@ -138,10 +138,43 @@ def test_labels_that_training_has_not_seen_and_single_classes(tmp_path):
 def test_held_out_rows_are_stratified_and_copies_stay_together(tmp_path):
     rows = [f"text {i % 70},{'rare' if i % 7 == 0 else 'common'}" for i in range(140)] + ["single,once"]
     dataset = read(write_csv(tmp_path / "a.csv", rows))
-    split = hold_out(dataset, seed=3, **label_groups(dataset, False))
+    split = hold_out(dataset, 3, **label_groups(dataset, False))
     assert not set(split["train"]["text"]) & set(split["validation"]["text"])
     assert set(split["validation"]["label"]) == {"rare", "common"} and "once" in split["train"]["label"][:]
     assert len(split["validation"]) + len(split["train"]) == 141
+
+
+def test_a_small_file_can_be_held_out_of(tmp_path):
+    dataset = read(write_csv(tmp_path / "a.csv", [f"text {i},{i % 3}" for i in range(27)]))
+    split = hold_out(dataset, 1, **label_groups(dataset, False))
+    assert len(split["validation"]) == 3 and set(split["validation"]["label"]) == {"0", "1", "2"}
+
+
+def test_withheld_labels_of_glue_are_none(tmp_path):
+    path = write_csv(tmp_path / "a.csv", ["a,b,-1.0", "c,d,-1"], "sentence1,sentence2,label")
+    source = Source(path, "digest of withheld labels", path=path)
+    rows = labelled_texts(source, ("sentence1", "sentence2"), "label", None, is_task=True)
+    assert [row["label"] for row in rows] == [None, None]
+
+
+def test_negative_whole_numbers_are_scores_too():
+    rows = {"text": ["x"] * 3, "text_pair": [None] * 3, "label": ["-1", "0.25", "1"], "place": ["a", "b", "c"]}
+    assert label_names({"train": Dataset.from_dict(rows)}, None, None) is None
+
+
+def test_features_are_not_shared_between_tokenizers_of_one_vocabulary(tiny):
+    """DistilBERT's tokenizer has BERT's vocabulary and gives no token types."""
+    from transformers import AutoTokenizer
+
+    from common.data import map_cached
+    from common.preprocessing import tokenize_texts
+
+    rows = Dataset.from_dict({"text": ["a day"], "text_pair": ["a film"], "label": ["0"]})
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    assert "token_type_ids" not in map_cached(rows, tokenize_texts, tokenizer, "", max_length=8).column_names
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    assert "token_type_ids" in map_cached(rows, tokenize_texts, tokenizer, "", max_length=8).column_names
 
 
 # Metrics
@@ -200,6 +233,23 @@ def test_a_fine_tuned_model_keeps_the_order_of_its_labels(tmp_path):
 
 
 # The recipes
+
+
+def test_a_test_file_alone_matches_labels_by_name(tiny, tmp_path):
+    rows = [f"{text},{('Cold', 'Warm')[label]}" for text, label in sentences(24, 8)]
+    train = write_csv(tmp_path / "t.csv", rows)
+    run(text_classification, tiny, tmp_path, "--train_file", train, "--validation_file", train, "--max_steps", 1)
+    base = (
+        f"--do_train false --model_name_or_path {tmp_path}/run --bf16 false --disable_tqdm true --output_dir {tmp_path}"
+    )
+    shouted = write_csv(tmp_path / "s.csv", [row.replace("Warm", "WARM").replace("Cold", "COLD") for row in rows])
+    results = text_classification.main(f"{base}/a --do_eval false --test_file {shouted}".split())
+    assert set(results) == {"test_accuracy", "test_macro_f1", "test_loss"}
+    one = write_csv(tmp_path / "o.csv", [row for row in rows if row.endswith("Cold")])
+    assert "eval_accuracy" in text_classification.main(f"{base}/b --validation_file {one}".split())
+    other = write_csv(tmp_path / "x.csv", ["a day,Hot"])
+    with pytest.raises(InputError, match=r"labels that .* lacks \(Hot\)"):
+        text_classification.main(f"{base}/c --do_eval false --test_file {other}".split())
 
 
 def test_text_classification_learns_and_keeps_its_label_names(tiny, tmp_path, capsys):

@@ -185,6 +185,8 @@ def test_a_finished_run_says_so_and_stops(ner_flags, tmp_path, capsys):
     # Logging, evaluation batch and the like are no part of a run's identity; files count by content.
     copy = shutil.copy(ner_flags[ner_flags.index("--train_file") + 1], tmp_path / "copy.conll")
     assert ner.main(changed(ner_flags, per_device_eval_batch_size=3, logging_steps=1, train_file=copy)) == results
+    with pytest.raises(InputError, match="dataloader_drop_last: False there, True here"):
+        ner.main(changed(ner_flags, dataloader_drop_last="true"))
 
 
 def test_another_run_in_the_same_folder_is_refused(ner_flags, tmp_path):
@@ -267,6 +269,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(ner_flags, tm
     output = capsys.readouterr().out
     assert "checkpoint-99: was not written to the end" in output
     assert "checkpoint-10: optimizer.pt is damaged" in output and "Resuming from" in output and "checkpoint-5" in output
+
+
+def test_a_checkpoint_without_optimizer_is_not_resumed_from(ner_flags, tmp_path, capsys):
+    flags = changed(ner_flags, save_strategy="steps", save_steps=5, save_only_model="true")
+    results = ner.main(changed(flags, output_dir=tmp_path / "whole"))
+    assert interrupt(flags, 13, signal.SIGKILL).returncode == -9
+    assert ner.main(flags) == results
+    assert "holds no state of the optimizer" in capsys.readouterr().out
 
 
 def test_the_best_model_is_kept_and_training_stops_early(ner_flags, tmp_path):

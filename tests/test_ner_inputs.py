@@ -79,6 +79,7 @@ def test_integers_take_their_names_from_parquet_or_from_the_flag(tmp_path):
 
 
 def test_a_hash_can_be_a_word(tmp_path):
+    assert read(write(tmp_path / "b.conll", "#Monday\nis\n"))["tokens"][:] == [["#Monday", "is"]]
     assert read(write(tmp_path / "a.conll", "# O\n1 O\n"))["tokens"][:] == [["#", "1"]]
 
 
@@ -240,17 +241,24 @@ def test_a_command_that_fails_prints_one_line_and_leaves_nothing(tmp_path, tiny_
 def test_held_out_sentences_are_whole_documents_and_repeat_nothing(tmp_path):
     blocks = [f"-DOCSTART- O\n\nword{d} B-PER\n\nrefrain O\n" for d in range(40)]
     dataset = read(write(tmp_path / "a.conll", "\n".join(blocks)))
-    split = hold_out(dataset, *sentence_groups(dataset), seed=1)
+    split = hold_out(dataset, 1, **sentence_groups(dataset))
     documents = {name: set(part["document"]) for name, part in split.items()}
     assert not documents["train"] & documents["validation"] and len(documents["validation"]) == 4
     texts = {name: {tuple(t) for t in part["tokens"]} for name, part in split.items()}
     assert not texts["train"] & texts["validation"]
-    again = hold_out(dataset, *sentence_groups(dataset), seed=1)
+    again = hold_out(dataset, 1, **sentence_groups(dataset))
     assert again["validation"]["tokens"][:] == split["validation"]["tokens"][:]
+
+
+def test_a_type_that_occurs_once_stays_in_train(tmp_path):
+    dataset = read(write(tmp_path / "a.conll", "".join(f"w{i} B-PER\n\n" for i in range(39)) + "x B-RARE\n"))
+    for seed in range(20):
+        split = hold_out(dataset, seed, **sentence_groups(dataset))
+        assert ["B-RARE"] in split["train"]["ner_tags"][:]
 
 
 def test_held_out_without_documents_keeps_copies_together(tmp_path):
     dataset = read(write(tmp_path / "a.conll", "".join(f"w{i % 20} B-PER\n\n" for i in range(60))))
-    split = hold_out(dataset, *sentence_groups(dataset), seed=1)
+    split = hold_out(dataset, 1, **sentence_groups(dataset))
     assert not {t[0] for t in split["train"]["tokens"]} & {t[0] for t in split["validation"]["tokens"]}
     assert len(split["train"]) + len(split["validation"]) == 60

@@ -82,7 +82,7 @@ def test_plain_text_files_and_standard_input(model, tmp_path, monkeypatch, entit
     text, _ = entity
     (tmp_path / "letters.txt").write_text(f"{text}\n\nNothing here.\n")
     from_file = predict.main(["--model", model, "--file", str(tmp_path / "letters.txt"), "--json"])
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{text}\nNothing here.\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{text}\nNothing here.\n".encode())))
     assert predict.main(["--model", model, "--json"]) == from_file
     assert [answer["text"] for answer in from_file] == [text, "Nothing here."]
 
@@ -102,3 +102,21 @@ def test_plain_text_files_and_standard_input(model, tmp_path, monkeypatch, entit
 def test_bad_input(model, tiny_bert, tmp_path, flags, message):
     with pytest.raises(InputError, match=message):
         predict.main(flags.format(model=model, folder=tmp_path, tiny=tiny_bert).split())
+
+
+def test_bad_tags_and_encodings_are_said_in_one_line(model, tmp_path, monkeypatch):
+    (tmp_path / "pos.conll").write_text("Dog NN\n")
+    with pytest.raises(InputError, match=r'pos.conll, line 1: tag "NN" has an unknown prefix'):
+        predict.main(["--model", model, "--file", str(tmp_path / "pos.conll")])
+    (tmp_path / "broken.conll").write_text("Dog O\nLeeds I-LOC\nin O\nYork B-LOC\n")
+    with pytest.raises(InputError, match=r'broken.conll, line 2: tag "I-LOC" follows "O"'):
+        predict.main(["--model", model, "--file", str(tmp_path / "broken.conll")])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9 Paris\n")))
+    with pytest.raises(InputError, match="standard input, line 1: not UTF-8"):
+        predict.main(["--model", model])
+
+
+def test_words_of_their_own_go_before_the_text(model, tmp_path):
+    (tmp_path / "both.jsonl").write_text(json.dumps({"text": "Ada  ran.", "words": ["Ada", "ran."]}) + "\n")
+    (answer,) = predict.main(["--model", model, "--file", str(tmp_path / "both.jsonl"), "--json"])
+    assert answer["tokens"] == ["Ada", "ran."]
