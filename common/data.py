@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
 from common.hub import hub_errors
-from common.tags import is_tag
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features
@@ -97,7 +97,7 @@ def read_conll(path: str) -> Iterator[Row]:
                 tokens, tags, lines = [], [], []
             document += bool(line.strip())
             continue
-        if line.startswith("# ") and not tokens and not is_tag(fields[-1]):
+        if line.startswith("# ") and not tokens and not re.fullmatch(r"O|[BIESLU]-\S+", fields[-1]):
             continue
         columns = columns or len(fields)
         if len(fields) != columns:
