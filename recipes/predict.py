@@ -50,6 +50,8 @@ def read_inputs(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]
     elif args.file and not is_plain_text(args.file):
         yield from read_rows(args.file)
     else:
+        if not args.file and sys.stdin.isatty():
+            print("Reading a text per line; end with Ctrl-D.", file=sys.stderr)
         lines = read_lines(args.file) if args.file else decode_lines(sys.stdin.buffer, "standard input")
         yield from ((f"line {i}", {"text": line}) for i, line in lines if line.strip())
 
