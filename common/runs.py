@@ -122,7 +122,8 @@ def claim_folder(run: Run, args: Any, training_args: TrainingArguments) -> None:
     elif old["status"] == "finished":
         if not overwrite:
             run.results = json.loads((folder / RESULTS_FILE).read_text())
-            log.info("%s: this run is finished (--overwrite true repeats it).", folder)
+            overall = [f"{name} {score:.4f}" for name, score in run.results.items() if name.islower()]
+            log.info("%s: this run is finished (--overwrite true repeats it): %s.", folder, ", ".join(overall))
             release(run)
             return
         clear(folder)

@@ -402,6 +402,7 @@ def compute_logits(auto_class: Any, name: str, features: dict[str, list], collat
     from accelerate import Accelerator
     from tqdm.auto import tqdm
 
+    transformers.utils.logging.disable_progress_bar()  # its bar for reading weights takes less than a second
     accelerator = Accelerator()
     with hub_errors("model", name):
         model = auto_class.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
