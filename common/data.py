@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
 from common.hub import hub_errors
+from common.tags import is_tag
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features
@@ -97,7 +97,7 @@ def read_conll(path: str) -> Iterator[Row]:
                 tokens, tags, lines = [], [], []
             document += bool(line.strip())
             continue
-        if line.startswith("# ") and not tokens and not re.fullmatch(r"O|[BIESLU]-\S+", fields[-1]):
+        if line.startswith("# ") and not tokens and not is_tag(fields[-1]):
             continue
         columns = columns or len(fields)
         if len(fields) != columns:
@@ -346,12 +346,10 @@ def map_cached(dataset: "Dataset", function: Callable, tokenizer: Any, desc: str
     from datasets.fingerprint import Hasher
 
     options = {"tokenizer": tokenizer, **options}
-    described = tokenizer.backend_tokenizer.to_str() if tokenizer.backend_tokenizer.truncation is None else None
-    if described is None:
-        plain = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
-        plain.no_truncation()
-        plain.no_padding()
-        described = plain.to_str()
+    # The backend without the truncation and padding that the last call left in it.
+    backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
     # What the Python side of a tokenizer adds to the same backend: DistilBERT's gives no token types, BERT's does.
     wrapper = [
         type(tokenizer).__name__,
@@ -368,7 +366,9 @@ def map_cached(dataset: "Dataset", function: Callable, tokenizer: Any, desc: str
         remove_columns=dataset.column_names,
         fn_kwargs=options,
         num_proc=workers if workers > 1 else None,
-        new_fingerprint=Hasher.hash([dataset._fingerprint, code_digest(), function.__name__, described, wrapper, rest]),
+        new_fingerprint=Hasher.hash(
+            [dataset._fingerprint, code_digest(), function.__name__, backend.to_str(), wrapper, rest]
+        ),
         desc=desc,
     )
 
