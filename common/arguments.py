@@ -15,7 +15,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from common.errors import InputError
 from common.hub import go_offline_without_hub
-from common.training import choose_precision, is_main_process, precision_name
+from common.training import choose_precision, is_main_process, keep_freed_memory, precision_name
 
 log = logging.getLogger("recipes")
 
@@ -125,6 +125,8 @@ def parse_arguments(
         parser.set_defaults(save_strategy=asked.eval_strategy, save_steps=asked.eval_steps or 500)
     choice, reason = choose_precision(asked)
     parser.set_defaults(**choice)
+    if choice["use_cpu"]:
+        keep_freed_memory()
     try:
         args, training_args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     except (ValueError, TypeError, ImportError) as error:

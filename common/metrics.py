@@ -4,6 +4,8 @@ A metric raises on what it cannot score; it never substitutes a value and never 
 """
 
 import logging
+import re
+import string
 from collections import Counter
 from collections.abc import Sequence
 
@@ -242,3 +244,184 @@ def label_scores(predictions, label_ids, label_list: Sequence[str] | None) -> di
         return RegressionScores(keep_in_memory=True).compute(predictions=predictions[:, 0], references=label_ids)
     metric = ClassificationScores(keep_in_memory=True)
     return metric.compute(predictions=predictions.argmax(-1), references=label_ids, labels=range(len(label_list)))
+
+
+# Answers to questions
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, without punctuation and articles, single blanks: the official scorers' normalisation.
+
+    >>> normalize_answer("The  U.S. (an army)!")
+    'us army'
+    """
+    text = "".join(c for c in text.lower() if c not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def answer_scores(predicted: str, golds: Sequence[str], version_2: bool = False) -> tuple[float, float]:
+    """Exact match and F1 over words of one answer against the gold answer that suits it best, each from 0 to 1.
+
+    Args:
+        golds: gold answers; none for an unanswerable question, whose right answer is "".
+        version_2: the 2.0 scorer's rule where a text has no words left: F1 is 1 if neither has, else 0. The 1.1 scorer
+            gives 0. The 2.0 scorer also leaves out golds without words.
+
+    >>> answer_scores("in the Tower of London", ["London", "Tower of London"])
+    (0.0, 0.8571428571428571)
+    """
+    if version_2:
+        golds = [gold for gold in golds if normalize_answer(gold)] or [""]
+    words = normalize_answer(predicted).split()
+    exact = f1 = 0.0
+    for gold in map(normalize_answer, golds):
+        gold_words = gold.split()
+        exact = max(exact, float(words == gold_words))
+        same = (Counter(words) & Counter(gold_words)).total()
+        if same:
+            f1 = max(f1, 2 * same / (len(words) + len(gold_words)))
+        elif version_2 and not words and not gold_words:
+            f1 = 1.0
+    return exact, f1
+
+
+class AnswerScores(evaluate.Metric):
+    """Exact match and F1 of extracted answers in percent, as the official scorers of SQuAD 1.1 and 2.0 give them.
+
+    A prediction is the answer's text, "" for no answer; a reference is the list of gold answers, empty for an
+    unanswerable question. Under the rules of 2.0 also `HasAns_exact`, `HasAns_f1`, `NoAns_exact`, `NoAns_f1`.
+
+    >>> metric = AnswerScores(keep_in_memory=True)
+    >>> metric.compute(predictions=["the Seine", "1901"], references=[["Seine"], ["in 1901", "May 1901"]])
+    {'exact_match': 50.0, 'f1': 83.33333333333333}
+
+    Raises:
+        ValueError: no question, or under the rules of 1.1 one without a gold answer.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        text = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description="Exact match and F1, equal to evaluate-v1.1.py and evaluate-v2.0.py",
+            citation="Rajpurkar et al. 2016, arXiv 1606.05250; Rajpurkar et al. 2018, arXiv 1806.03822",
+            inputs_description="predictions: a text per question; references: a list of gold texts per question",
+            features=datasets.Features({"predictions": text, "references": datasets.List(text)}),
+        )
+
+    def _compute(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], version_2: bool = False
+    ) -> dict[str, float]:
+        if not len(references):
+            raise ValueError("no questions to score")
+        if not version_2 and not all(references):
+            raise ValueError("a question without a gold answer has no score under the rules of SQuAD 1.1")
+        each = [answer_scores(p, golds, version_2) for p, golds in zip(predictions, references, strict=True)]
+        has_answer = [any(map(normalize_answer, golds)) for golds in references]
+        parts = {"": each}
+        if version_2:
+            parts |= {
+                f"{name}_": [s for s, answerable in zip(each, has_answer, strict=True) if answerable == wanted]
+                for name, wanted in (("HasAns", True), ("NoAns", False))
+            }
+        scores = {}
+        for name, rows in parts.items():
+            if rows:
+                scores[f"{name}exact" if name else "exact_match"] = 100 * sum(exact for exact, _ in rows) / len(rows)
+                scores[f"{name}f1"] = 100 * sum(f1 for _, f1 in rows) / len(rows)
+        return scores
+
+
+def best_threshold(scores: Sequence[float], null_odds: Sequence[float], has_answer: Sequence[bool]) -> tuple:
+    """The best total score in percent that a threshold on `null_odds` can reach, and that threshold.
+
+    A question whose null odds exceed the threshold is given no answer. The search is that of evaluate-v2.0.py
+    (`find_best_thresh`): from no answers at all, one question after the other in the order of its odds.
+
+    Args:
+        scores: of each question's best answer, were it given, from 0 to 1.
+        null_odds: score of no answer minus score of the best answer.
+        has_answer: whether the question has a gold answer.
+
+    >>> best_threshold([1.0, 0.0, 0.5], null_odds=[-2.0, 3.0, 1.0], has_answer=[True, False, True])
+    (83.33333333333333, 1.0)
+    """
+    current = best = sum(not answerable for answerable in has_answer)
+    threshold = 0.0
+    for i in sorted(range(len(scores)), key=lambda i: null_odds[i]):
+        current += scores[i] - (not has_answer[i])
+        if current > best:
+            best, threshold = current, null_odds[i]
+    return 100 * best / len(scores), threshold
+
+
+def question_scores(
+    found: Sequence[dict], references: Sequence[Sequence[str]], version_2: bool, threshold: float | None = None
+) -> dict[str, float]:
+    """Scores of `common.postprocessing.choose_answers` against the gold answers of each question.
+
+    Under the rules of 2.0 `exact_match` and `f1` are at the official threshold (0), `best_exact` and `best_f1` at
+    the one that is best on these very questions, `best_threshold`. With a `threshold` that was tuned elsewhere,
+    `tuned_exact` and `tuned_f1` are at that one instead of `best_...`.
+    """
+    metric = AnswerScores(keep_in_memory=True)
+    answers = chosen_answers(found, 0.0 if version_2 else None)
+    scores = metric.compute(predictions=answers, references=references, version_2=version_2)
+    if version_2 and threshold is not None:
+        tuned = metric.compute(predictions=chosen_answers(found, threshold), references=references, version_2=True)
+        scores |= {"tuned_exact": tuned["exact_match"], "tuned_f1": tuned["f1"]}
+    elif version_2:
+        given = [answer_scores(text, g, True) for text, g in zip(chosen_answers(found, None), references, strict=True)]
+        has_answer = [any(map(normalize_answer, golds)) for golds in references]
+        odds = [null_odds(row) for row in found]
+        scores["best_exact"], _ = best_threshold([exact for exact, _ in given], odds, has_answer)
+        scores["best_f1"], scores["best_threshold"] = best_threshold([f1 for _, f1 in given], odds, has_answer)
+    return scores
+
+
+def null_odds(found: dict) -> float:
+    """Score of no answer minus that of the best answer; for a context without pieces a large number.
+
+    >>> null_odds({"n_best": [{"score": 3.0}], "null_score": 1.0})
+    -2.0
+    """
+    return found["null_score"] - found["n_best"][0]["score"] if found["n_best"] else 1e9
+
+
+def chosen_answers(found: Sequence[dict], threshold: float | None) -> list[str]:
+    """The best text of each question, "" where its null odds exceed the threshold; None always gives one."""
+    return [
+        row["n_best"][0]["text"] if row["n_best"] and (threshold is None or null_odds(row) <= threshold) else ""
+        for row in found
+    ]
+
+
+def answer_baselines(questions: Sequence[str], contexts: Sequence[str], words: int) -> dict[str, list[str]]:
+    """Two trivial answers to each question, to stand beside a model.
+
+    `a random span`: so many `words` of the context, drawn with a fixed seed. `nearest name or number`: of the sentence
+    that shares most words with the question, the first run of capitalised words or digits that the question does not
+    name, the sentence's own first word left out; without one, its last word.
+
+    >>> answer_baselines(["Who met Ada?"], ["It rained. Then Ada met Kurt Lang."], 2)["nearest name or number"]
+    ['Kurt Lang.']
+    """
+    import random
+
+    generator = random.Random(0)
+    spans, names = [], []
+    for question, context in zip(questions, contexts, strict=True):
+        tokens = context.split() or [""]
+        start = generator.randrange(max(1, len(tokens) - words + 1))
+        spans.append(" ".join(tokens[start : start + words]))
+        asked = set(normalize_answer(question).split())
+        sentences = [s.split() for s in re.split(r"(?<=[.!?])\s+", context) if s.split()] or [[""]]
+        nearest = max(sentences, key=lambda s: len(asked & set(normalize_answer(" ".join(s)).split())))
+        runs: list[list[str]] = [[]]
+        for i, word in enumerate(nearest):
+            named = (word[:1].isupper() and i > 0) or any(c.isdigit() for c in word)
+            if named and normalize_answer(word) not in asked:
+                runs[-1].append(word)
+            elif runs[-1]:
+                runs.append([])
+        names.append(" ".join(runs[0]) if runs[0] else nearest[-1])
+    return {"a random span": spans, "nearest name or number": names}

@@ -1,4 +1,4 @@
-"""Words -> model inputs: sub-word alignment and windows over sentences of any length."""
+"""Words, texts, or questions with their contexts -> model inputs: alignment, and windows over any length."""
 
 import os
 from collections.abc import Sequence
@@ -37,13 +37,15 @@ def load_tokenizer(name: str, is_split_into_words: bool = False) -> Any:
     return tokenizer
 
 
-def resolve_lengths(tokenizer: Any, config: Any, max_seq_length: int | None, doc_stride: int | None) -> tuple[int, int]:
+def resolve_lengths(
+    tokenizer: Any, config: Any, max_seq_length: int | None, doc_stride: int | None, default: int = 512, parts: int = 4
+) -> tuple[int, int]:
     """The window length and the overlap of windows, both in word pieces and within what the model can read.
 
     Args:
         config: the model's; `windows` in it is what a recipe trained with, goes before the defaults and is set here.
-        max_seq_length: special tokens included; None takes the model's own limit, but at most 512.
-        doc_stride: pieces that two windows share; None takes a quarter of the window.
+        max_seq_length: special tokens included; None takes `default`, or the model's own limit where that is less.
+        doc_stride: pieces that two windows share; None takes one of so many `parts` of the window.
 
     Raises:
         InputError: a length beyond the model's limit, or windows that could not move on.
@@ -55,11 +57,11 @@ def resolve_lengths(tokenizer: Any, config: Any, max_seq_length: int | None, doc
     if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer"):
         positions -= 2
     limit = int(min(tokenizer.model_max_length, positions))
-    length = trained.get("max_seq_length", min(512, limit)) if max_seq_length is None else max_seq_length
+    length = trained.get("max_seq_length", min(default, limit)) if max_seq_length is None else max_seq_length
     if doc_stride is not None:
         stride = doc_stride
     else:
-        stride = trained.get("doc_stride", length // 4) if max_seq_length is None else length // 4
+        stride = trained.get("doc_stride", length // parts) if max_seq_length is None else length // parts
     room = length - tokenizer.num_special_tokens_to_add()
     if length > limit:
         raise InputError(f"--max_seq_length {length}: the model reads at most {limit} word pieces")
@@ -212,3 +214,98 @@ def tokenize_texts(
     elif label2id is not None:
         features["labels"] = [label2id[label] for label in batch["label"]]
     return features
+
+
+def tokenize_questions(
+    batch: dict[str, list],
+    indices: Sequence[int],
+    tokenizer: Any,
+    max_length: int,
+    stride: int,
+    labelled: bool = False,
+    offsets: bool = True,
+) -> dict[str, list]:
+    """Windows of word pieces: the question and a part of its context, in each (for `Dataset.map`, batched).
+
+    A context too long for one window becomes several that overlap by `stride` pieces; the question stands in each. It
+    may take half of what the special tokens and the overlap leave, and is cut there.
+
+    Args:
+        batch: `question` and `context`; `answers` and `answer_starts` when `labelled`.
+        indices: the row numbers of the questions.
+        max_length: pieces in a window, special tokens included.
+        offsets: keep what `common.postprocessing.choose_answers` reads.
+
+    Returns:
+        One row per window: the tokenizer's own inputs; `row`, the row number; `length`, the number of pieces;
+        `question_cut`, whether the question was cut; with `offsets` also `starts` and `ends`, at each piece of the
+        context the characters in it that it covers, elsewhere -1; with `labelled` also `labels`, the positions of the
+        first and the last piece of the answer (the first gold answer that is placed), or twice the position of [CLS]
+        where the window does not hold it whole (Devlin et al. 2019, section 4.3).
+    """
+    limit = (max_length - tokenizer.num_special_tokens_to_add(pair=True) - stride) // 2
+    if limit < 1:
+        raise InputError(f"--max_seq_length {max_length}: leaves no room for a question beside --doc_stride {stride}")
+    questions, cut = list(batch["question"]), [False] * len(batch["question"])
+    asked = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    for i, pieces in enumerate(asked):
+        if len(pieces) > limit:
+            questions[i], cut[i] = questions[i][: pieces[limit - 1][1]], True
+    encoding = tokenizer(
+        questions,
+        batch["context"],
+        truncation="only_second",
+        max_length=max_length,
+        stride=stride,
+        return_overflowing_tokens=True,
+    )
+    sample_of_window = encoding.pop("overflow_to_sample_mapping")
+    features = {key: list(values) for key, values in encoding.items()}
+    features |= {
+        "row": [indices[sample] for sample in sample_of_window],
+        "length": [len(ids) for ids in encoding["input_ids"]],
+        "question_cut": [cut[sample] for sample in sample_of_window],
+    }
+    if offsets:
+        features |= {"starts": [], "ends": []}
+        for window in encoding.encodings:
+            spans = [
+                span if part == 1 else (-1, -1) for span, part in zip(window.offsets, window.sequence_ids, strict=True)
+            ]
+            features["starts"].append([start for start, _ in spans])
+            features["ends"].append([end for _, end in spans])
+    if labelled:
+        windows_of: dict[int, list[int]] = {}
+        for window, sample in enumerate(sample_of_window):
+            windows_of.setdefault(sample, []).append(window)
+        features["labels"] = [None] * len(sample_of_window)
+        for sample, windows in windows_of.items():
+            gold = zip(batch["answers"][sample], batch["answer_starts"][sample], strict=True)
+            first = next(((start, start + len(text)) for text, start in gold if start >= 0), None)
+            spans = answer_positions([encoding.encodings[w] for w in windows], first)
+            for window, span in zip(windows, spans, strict=True):
+                cls = encoding["input_ids"][window].index(tokenizer.cls_token_id)
+                features["labels"][window] = list(span or (cls, cls))
+    return features
+
+
+def answer_positions(windows: Sequence[Any], span: tuple[int, int] | None) -> list[tuple[int, int] | None]:
+    """For each window over one context the first and last position of an answer, None where it is not there whole.
+
+    Args:
+        windows: `tokenizers.Encoding` of question and context.
+        span: the answer's characters in the context, the end exclusive; None for no answer.
+    """
+    if span is None:
+        return [None] * len(windows)
+
+    def positions(characters: range) -> list[int | None]:
+        # A character may have no piece (white space, control characters); the next one inward then stands for it.
+        for character in characters:
+            found = [window.char_to_token(character, 1) for window in windows]
+            if any(position is not None for position in found):
+                return found
+        return [None] * len(windows)
+
+    firsts, lasts = positions(range(*span)), positions(range(span[1] - 1, span[0] - 1, -1))
+    return [None if first is None or last is None else (first, last) for first, last in zip(firsts, lasts, strict=True)]

@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from common.metrics import entity_errors, entity_lookup, entity_scores, label_scores
+from common.metrics import (
+    answer_baselines,
+    answer_scores,
+    chosen_answers,
+    entity_errors,
+    entity_lookup,
+    entity_scores,
+    label_scores,
+)
 from common.tags import entities
 
 log = logging.getLogger("recipes")
@@ -159,3 +167,81 @@ def show_labels(
         baseline = label_scores(always, ids, label_list)
         figures = ", ".join(f"{name} {baseline[name]:.4f}" for name in metrics)
         log.info("Always answering %s (trivial baseline): %s.", commonest, figures)
+
+
+def show_question_data(datasets: Any, features: Any) -> None:
+    """What the run is about to read: questions, contexts, lengths, windows, what was cut or lies outside, overlap."""
+    rows = []
+    known = set(datasets["train"]["context"]) if "train" in datasets else set()
+    for split, dataset in datasets.items():
+        windows = Counter(features[split]["row"])
+        lengths = features[split]["length"][:]
+        contexts = dataset["context"][:]
+        answers = dataset["answers"][:]
+        # Windows without an answer point at one position twice, and so does an answer of one piece; [CLS] comes first.
+        held = (
+            {
+                row
+                for row, labels in zip(features[split]["row"], features[split]["labels"], strict=True)
+                if labels[1] > 0
+            }
+            if "labels" in features[split].column_names
+            else None
+        )
+        outside = "-" if held is None else sum(bool(gold) and i not in held for i, gold in enumerate(answers))
+        cut = {
+            row for row, is_cut in zip(features[split]["row"], features[split]["question_cut"], strict=True) if is_cut
+        }
+        rows.append(
+            [
+                split,
+                len(dataset),
+                len(set(contexts)),
+                sum(not gold for gold in answers) if held is not None else "-",
+                f"{np.mean(lengths):.1f}",
+                len(lengths),
+                sum(count > 1 for count in windows.values()),
+                len(cut),
+                outside,
+                sum(context in known for context in contexts) if split != "train" else "-",
+            ]
+        )
+        if cut:
+            log.warning(
+                "Warning: %d questions of %s are cut, for a window would leave their context too little room.",
+                len(cut),
+                split,
+            )
+        if isinstance(outside, int) and outside:
+            log.warning("Warning: the answers of %d questions of %s lie in no window whole.", outside, split)
+        if isinstance(rows[-1][-1], int) and rows[-1][-1] > 0.02 * len(dataset):
+            log.warning(
+                "Warning: %d questions of %s are about contexts of train; its score flatters.", rows[-1][-1], split
+            )
+    header = ["", "questions", "contexts", "no answer", "pieces", "windows", "windowed", "cut", "outside", "in train"]
+    log.info(
+        "%s\npieces: word pieces in a window, mean. windowed: questions with several windows. cut: those that are.\n"
+        "outside: questions whose answer no window holds whole. in train: questions whose context stands in train.",
+        table(header, rows),
+    )
+
+
+def show_answers(split: str, dataset: Any, found: list[dict], scores: dict[str, float], version_2: bool) -> None:
+    """Scores, overall and by the question's first word, and what two trivial ways of answering would score."""
+    golds = dataset["answers"][:]
+    words = [(question.split() or [""])[0].lower() for question in dataset["question"]]
+    kinds = ["all", *(word for word, _ in Counter(words).most_common(8))]
+    answers = chosen_answers(found, 0.0 if version_2 else None)
+    each = [answer_scores(text, gold, version_2) for text, gold in zip(answers, golds, strict=True)]
+    rows = []
+    for kind in kinds:
+        of_kind = [score for score, word in zip(each, words, strict=True) if kind in ("all", word)]
+        rows.append([kind, *(100 * float(np.mean(column)) for column in zip(*of_kind, strict=True)), len(of_kind)])
+    log.info("\n%s (%d questions)\n%s", split, len(golds), table(["first word", "exact match", "f1", "support"], rows))
+    log.info("%s: %s.", split, ", ".join(f"{name} {score:.2f}" for name, score in scores.items()))
+    usual = round(float(np.median([len(text.split()) for gold in golds for text in gold] or [1])))
+    baselines = answer_baselines(dataset["question"][:], dataset["context"][:], max(1, usual))
+    for name, texts in baselines.items():
+        baseline = [answer_scores(text, gold, version_2) for text, gold in zip(texts, golds, strict=True)]
+        exact, f1 = (100 * float(np.mean(column)) for column in zip(*baseline, strict=True))
+        log.info("Trivial baseline, %s: exact match %.2f, f1 %.2f.", name, exact, f1)

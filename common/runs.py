@@ -28,6 +28,7 @@ from common.training import is_main_process, padding_share, precision_name, tota
 log = logging.getLogger("recipes")
 RUN_FILE, RESULTS_FILE, MANIFEST, LOCK = "run.json", "all_results.json", "manifest.json", ".lock"
 OUTPUTS = (RUN_FILE, RESULTS_FILE, "predictions.jsonl", "predictions.conll", "predictions.json")
+OUTPUTS += ("nbest_predictions.json", "null_odds.json")
 
 # Arguments that cannot change the result: by name, or by how the name starts. What is not listed here is part of a
 # run's identity, so a new flag is refused rather than overlooked. Files are known by their content instead.

@@ -1,6 +1,9 @@
 """Text classification and NLI: files, labels, metrics, and both recipes from end to end on tiny models."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from common.labels import find_columns, label_groups, label_names, labelled_text
 from common.metrics import ClassificationScores, RegressionScores, label_scores
 from common.training import balanced_class_weights, model_label_list
 from recipes import nli, predict, text_classification
-from tests.conftest import save_tiny_bert
+from tests.conftest import ROOT, save_tiny_bert
 
 GOOD = ["the film was warm", "the film was cold", "a warm day", "a cold day"]
 
@@ -397,3 +400,30 @@ def test_class_weights_are_printed_and_change_the_loss_not_the_count(tiny, tmp_p
     assert "Class weights: 0 0.600, 1 3.000." in capsys.readouterr().out
     with pytest.raises(InputError, match="--class_weights heavy"):
         run(text_classification, tiny, tmp_path, *flags, "heavy", name="other")
+
+
+def test_class_weights_are_the_same_under_accumulation_and_with_two_processes(tmp_path):
+    """A weighted mean of each part of a batch is not the weighted mean of the batch."""
+    model = save_tiny_bert(tmp_path / "model", GOOD, dropout=0.0)
+    rows = [f"{text},{int(i % 6 == 0)}" for i, (text, _) in enumerate(sentences(48, 8))]
+    train = write_csv(tmp_path / "t.csv", rows)
+    flags = f"--train_file {train} --validation_file {train} --class_weights balanced --num_train_epochs 1 "
+    flags += f"--model_name_or_path {model} --bf16 false --use_cpu true --disable_tqdm true --logging_steps 1 "
+    flags += "--learning_rate 3e-3 --per_device_train_batch_size"
+    text_classification.main([*flags.split(), "8", "--output_dir", str(tmp_path / "whole")])
+    accumulated = ["2", "--gradient_accumulation_steps", "4", "--output_dir", str(tmp_path / "accumulated")]
+    text_classification.main([*flags.split(), *accumulated])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29571"]
+    two = [*launcher, "-m", "recipes.text_classification", *flags.split(), "4", "--output_dir", str(tmp_path / "two")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(two, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+    def logged(name, key):
+        state = json.loads(next((tmp_path / name).glob("checkpoint-*/trainer_state.json")).read_text())
+        return [row[key] for row in state["log_history"] if key in row]
+
+    for name in ("accumulated", "two"):
+        assert len(logged(name, "loss")) == 6
+        assert logged(name, "loss") == pytest.approx(logged("whole", "loss"), abs=1e-5)
+        assert logged(name, "grad_norm") == pytest.approx(logged("whole", "grad_norm"), rel=1e-3)

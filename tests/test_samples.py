@@ -1,11 +1,13 @@
 """The rules that the bundled samples keep."""
 
+import csv
+import re
 from collections import Counter
 
 import pytest
 
 from common.tags import entities
-from tests.conftest import read_sample
+from tests.conftest import ROOT, read_sample
 
 SPLITS = {split: read_sample(split) for split in ("train", "validation", "test")}
 
@@ -65,3 +67,59 @@ def test_very_long_sentences_and_ambiguous_names():
             for word in name.split():
                 kinds.setdefault(word, set()).add(kind)
         assert sum(len(k) > 1 for word, k in kinds.items() if len(word) > 3) >= 5
+
+
+TEXTS = {"text_classification": ("text",), "nli": ("premise", "hypothesis")}
+
+
+def read_texts(name, split):
+    with (ROOT / "recipes" / "samples" / name / f"{split}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "classes"), [("text_classification", (800, 200, 200), 2), ("nli", (900, 200, 200), 3)]
+)
+def test_sizes_and_equal_classes(name, sizes, classes):
+    for split, size in zip(("train", "validation", "test"), sizes, strict=True):
+        counts = Counter(row["label"] for row in read_texts(name, split))
+        assert counts.total() == size and len(counts) == classes
+        assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def runs_of_words(name, split, length):
+    found = set()
+    for row in read_texts(name, split):
+        for column in TEXTS[name]:
+            words = re.findall(r"\w+", row[column].lower())
+            found |= {tuple(words[i : i + length]) for i in range(len(words) - length + 1)}
+    return found
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_splits_share_no_run_of_seven_words(name):
+    train, validation, test = (runs_of_words(name, split, 7) for split in ("train", "validation", "test"))
+    assert not train & validation and not train & test and not validation & test
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_no_word_gives_the_label_away(name):
+    labels = {}
+    for row in read_texts(name, "train"):
+        for word in set(re.findall(r"\w+", " ".join(row[column] for column in TEXTS[name]).lower())):
+            labels.setdefault(word, Counter())[row["label"]] += 1
+    assert max(max(c.values()) / c.total() for c in labels.values() if c.total() >= 15) < 0.8
+
+
+@pytest.mark.parametrize(("name", "reached"), [("text_classification", (0.665, 0.560)), ("nli", (0.350, 0.410))])
+def test_bags_of_words_reach_what_the_readme_says(name, reached):
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    rows = {split: read_texts(name, split) for split in ("train", "validation", "test")}
+    texts = {split: [" ".join(row[column] for column in TEXTS[name]) for row in rows[split]] for split in rows}
+    labels = {split: [row["label"] for row in rows[split]] for split in rows}
+    model = make_pipeline(CountVectorizer(), LogisticRegression(max_iter=2000)).fit(texts["train"], labels["train"])
+    scores = [model.score(texts[split], labels[split]) for split in ("validation", "test")]
+    assert scores == pytest.approx(reached, abs=0.011)
