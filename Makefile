@@ -22,6 +22,10 @@ offline_nli = --model_name_or_path $(CHECKPOINT) --train_file $(SAMPLES)/nli/tra
 	--validation_file $(SAMPLES)/nli/validation.csv --test_file $(SAMPLES)/nli/test.csv \
 	--learning_rate 2e-4 --num_train_epochs 4 --per_device_train_batch_size 16
 
+offline_qa = --model_name_or_path $(CHECKPOINT) --train_file $(SAMPLES)/qa/train.json \
+	--validation_file $(SAMPLES)/qa/validation.json --test_file $(SAMPLES)/qa/test.json \
+	--learning_rate 3e-4 --num_train_epochs 4 --per_device_train_batch_size 8
+
 recipe = $(subst -,_,$*)
 offline = $(if $(filter 1,$(OFFLINE)),$(or $(offline_$(recipe)),$(error no bundled sample for $*: give its files in ARGS)))
 
@@ -52,8 +56,9 @@ train-%: setup ## train a recipe: make train-ner ARGS="--seed 1"; OFFLINE=1 for 
 	@$(if $(filter 1,$(OFFLINE)),$(MAKE) --no-print-directory checkpoint)
 	$(PY) -m recipes.$(recipe) $(offline) $(ARGS)
 
-predict-%: setup ## ask a trained model: make predict-ner MODEL=runs/ner TEXT="..." (or FILE=...)
-	@$(PY) -m recipes.predict --model "$(or $(MODEL),runs/$(recipe))" $(if $(TEXT),--text "$$TEXT") $(if $(PAIR),--text_pair "$$PAIR") $(if $(FILE),--file "$(FILE)") $(ARGS)
+predict-%: setup ## ask a trained model: make predict-ner MODEL=runs/ner TEXT="..." (or FILE=...; PAIR=; QUESTION= CONTEXT=)
+	@$(PY) -m recipes.predict --model "$(or $(MODEL),runs/$(recipe))" $(if $(TEXT),--text "$$TEXT") $(if $(PAIR),--text_pair "$$PAIR") $(if $(FILE),--file "$(FILE)") $(if $(QUESTION),--question "$$QUESTION") $(if $(CONTEXT),--context "$$CONTEXT") \
+		$(if $(CONTEXT_FILE),--context_file "$(CONTEXT_FILE)") $(ARGS)
 
 test: setup ## the tests, offline, under 5 minutes
 	$(PY) -m pytest -m "not slow" $(ARGS)
@@ -71,4 +76,6 @@ clean: ## remove .venv, models and caches; runs stay
 # As given: a dollar in a text is no variable of make's.
 override TEXT := $(value TEXT)
 override PAIR := $(value PAIR)
-export TEXT PAIR
+override QUESTION := $(value QUESTION)
+override CONTEXT := $(value CONTEXT)
+export TEXT PAIR QUESTION CONTEXT

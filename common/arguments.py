@@ -170,6 +170,8 @@ def configure_logging() -> None:
     log.setLevel(logging.INFO)
     # Its report on loading is replaced by `load_model`'s, and bars for reading a file of seconds are noise.
     transformers.utils.logging.get_logger("transformers.modeling_utils").setLevel(logging.ERROR)
+    # Says of every model on one device that its layers are not sharded over several.
+    transformers.utils.logging.get_logger("transformers.distributed.tensor_parallel").setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
 
 

@@ -230,16 +230,20 @@ def read_rows(path: str) -> Iterator[Row]:
 
 @dataclass
 class Source:
-    """A split before it is parsed: `path` names a file, or `dataset` holds rows from the Hub or a local folder."""
+    """A split before it is parsed: `path` names a file, `dataset` holds rows from the Hub or a local folder, or the
+    rows were `given`."""
 
     name: str  # as messages show it
     digest: str  # of the content
     path: str | None = None
     dataset: Any = None
+    given: Iterable[Row] = ()
 
     def rows(self) -> Iterator[Row]:
         if self.path is not None:
             yield from read_rows(self.path)
+        elif self.dataset is None:
+            yield from self.given
         else:
             names = class_names(self.dataset.features)
             for i, row in enumerate(self.dataset, 1):

@@ -316,7 +316,7 @@ class AnswerScores(evaluate.Metric):
         if not version_2 and not all(references):
             raise ValueError("a question without a gold answer has no score under the rules of SQuAD 1.1")
         each = [answer_scores(p, golds, version_2) for p, golds in zip(predictions, references, strict=True)]
-        has_answer = [any(map(normalize_answer, golds)) for golds in references]
+        has_answer = [bool(golds) for golds in references]
         parts = {"": each}
         if version_2:
             parts |= {
@@ -335,23 +335,26 @@ def best_threshold(scores: Sequence[float], null_odds: Sequence[float], has_answ
     """The best total score in percent that a threshold on `null_odds` can reach, and that threshold.
 
     A question whose null odds exceed the threshold is given no answer. The search is that of evaluate-v2.0.py
-    (`find_best_thresh`): from no answers at all, one question after the other in the order of its odds.
+    (`find_best_thresh`): from no answers at all, one question after the other in the order of its odds. The threshold
+    lies midway between the odds that it parts, so that rounding on another device changes no answer.
 
     Args:
-        scores: of each question's best answer, were it given, from 0 to 1.
+        scores: of each question's best answer, were it given, from 0 to 1; of an unanswerable question 0.
         null_odds: score of no answer minus score of the best answer.
         has_answer: whether the question has a gold answer.
 
     >>> best_threshold([1.0, 0.0, 0.5], null_odds=[-2.0, 3.0, 1.0], has_answer=[True, False, True])
-    (83.33333333333333, 1.0)
+    (83.33333333333333, 2.0)
     """
+    order = sorted(range(len(scores)), key=lambda i: null_odds[i])
     current = best = sum(not answerable for answerable in has_answer)
-    threshold = 0.0
-    for i in sorted(range(len(scores)), key=lambda i: null_odds[i]):
+    answered = 0
+    for count, i in enumerate(order, 1):
         current += scores[i] - (not has_answer[i])
         if current > best:
-            best, threshold = current, null_odds[i]
-    return 100 * best / len(scores), threshold
+            best, answered = current, count
+    odds = [null_odds[order[0]] - 2.0, *(null_odds[i] for i in order), null_odds[order[-1]] + 2.0]
+    return 100 * best / len(scores), (odds[answered] + odds[answered + 1]) / 2
 
 
 def question_scores(
@@ -370,8 +373,11 @@ def question_scores(
         tuned = metric.compute(predictions=chosen_answers(found, threshold), references=references, version_2=True)
         scores |= {"tuned_exact": tuned["exact_match"], "tuned_f1": tuned["f1"]}
     elif version_2:
-        given = [answer_scores(text, g, True) for text, g in zip(chosen_answers(found, None), references, strict=True)]
-        has_answer = [any(map(normalize_answer, golds)) for golds in references]
+        has_answer = [bool(golds) for golds in references]
+        given = [
+            answer_scores(text, golds, True) if golds else (float(not text),) * 2
+            for text, golds in zip(chosen_answers(found, None), references, strict=True)
+        ]
         odds = [null_odds(row) for row in found]
         scores["best_exact"], _ = best_threshold([exact for exact, _ in given], odds, has_answer)
         scores["best_f1"], scores["best_threshold"] = best_threshold([f1 for _, f1 in given], odds, has_answer)

@@ -116,13 +116,13 @@ def best_positions(scores: np.ndarray, count: int) -> np.ndarray:
     return np.argpartition(scores, -count, axis=1)[:, -count:]
 
 
-def padded(rows: Sequence[Sequence[int]]) -> np.ndarray:
+def padded(rows: Sequence[Sequence[float]]) -> np.ndarray:
     """Rows of unequal length as one array, filled up with -1.
 
     >>> padded([[0], [1, 2]]).tolist()
     [[0, -1], [1, 2]]
     """
-    array = np.full((len(rows), max(map(len, rows))), -1, dtype=np.int64)
+    array = np.full((len(rows), max(map(len, rows))), -1, dtype=np.asarray(rows[0]).dtype)
     for i, row in enumerate(rows):
         array[i, : len(row)] = row
     return array

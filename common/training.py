@@ -432,7 +432,8 @@ def compute_logits(auto_class: Any, name: str, features: dict[str, list], collat
         collator: pads a list of rows; rows come back cut to their own length.
 
     Returns:
-        One array per row: (tokens, labels), or (labels,) for a model that gives one answer per row.
+        One array per row: (tokens, labels), or (labels,) for a model that gives one answer per row; for one that
+        marks the start and the end of a span (tokens, 2).
     """
     import inspect
 
@@ -453,8 +454,12 @@ def compute_logits(auto_class: Any, name: str, features: dict[str, list], collat
         chosen = order[start : start + batch_size]
         batch = collator([rows[i] for i in chosen]).to(accelerator.device)
         with torch.inference_mode():
-            outputs = model(**batch).logits.float().cpu().numpy()
-        for i, row in zip(chosen, outputs, strict=True):
+            outputs = model(**batch)
+        if "start_logits" in outputs:
+            computed = torch.stack([outputs["start_logits"], outputs["end_logits"]], dim=-1)
+        else:
+            computed = outputs["logits"]
+        for i, row in zip(chosen, computed.float().cpu().numpy(), strict=True):
             logits[i] = row[: len(rows[i]["input_ids"])] if row.ndim == 2 else row
         bar.update(len(chosen))
     bar.close()

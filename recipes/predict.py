@@ -5,6 +5,8 @@ The task is read from the model's config, and its inputs are cut into windows as
     python -m recipes.predict --model runs/ner --text "Ada Lovelace worked in London."
     python -m recipes.predict --model runs/ner --file data/test.conll --json > answers.jsonl
     cat letters.txt | python -m recipes.predict --model runs/ner
+    python -m recipes.predict --model runs/qa --question "Who wrote it?" --context "Mary Shelley wrote it."
+    python -m recipes.predict --model runs/qa --file data/questions.jsonl --json
 """
 
 import argparse
@@ -27,6 +29,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="folder of a finished run, or a model's name on the Hub")
     parser.add_argument("--text", nargs="+", help="one or more texts")
     parser.add_argument("--text_pair", nargs="+", help="the second text of each, for a model that reads pairs")
+    parser.add_argument("--question", nargs="+", help="one or more questions, for a model that answers them")
+    parser.add_argument("--context", help="the text that holds their answers")
+    parser.add_argument("--context_file", help="a file that holds it")
     parser.add_argument(
         "--file", help="a text per line (.txt), or .conll .jsonl .json .parquet .csv .tsv as for training"
     )
@@ -39,11 +44,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def read_inputs(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, row) of each input; raw text becomes a row with `text`."""
-    if args.text and args.file:
-        raise InputError("--text and --file exclude each other")
+    if bool(args.text) + bool(args.file) + bool(args.question) > 1:
+        raise InputError("--text, --question and --file exclude each other")
+    if bool(args.question) != bool(args.context or args.context_file) or (args.context and args.context_file):
+        raise InputError("--question needs its text: either --context or --context_file")
     if args.text_pair and len(args.text or []) != len(args.text_pair):
         raise InputError(f"{len(args.text or [])} --text but {len(args.text_pair)} --text_pair; give one for each")
-    if args.text:
+    if args.question:
+        lines = read_lines(args.context_file) if args.context_file else [(1, args.context)]
+        context = "\n".join(line for _, line in lines)
+        yield from ((f"question {i}", {"question": q, "context": context}) for i, q in enumerate(args.question, 1))
+    elif args.text:
         pairs = args.text_pair or [None] * len(args.text)
         for i, (text, pair) in enumerate(zip(args.text, pairs, strict=True), 1):
             yield f"text {i}", {"text": text} | ({"text_pair": pair} if pair is not None else {})
@@ -228,7 +239,66 @@ def predict_labels(args: argparse.Namespace, config: Any, inputs: list[tuple[str
     return found
 
 
-TASKS = {"ForTokenClassification": predict_tags, "ForSequenceClassification": predict_labels}
+# Answers to questions
+
+
+def predict_answers(args: argparse.Namespace, config: Any, inputs: list[tuple[str, dict]]) -> list[dict[str, Any]]:
+    """The best answer of each question with its place and the next-best; scored as well where every row has answers."""
+    from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
+
+    from common.data import Source
+    from common.metrics import chosen_answers, question_scores
+    from common.postprocessing import choose_answers, padded
+    from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_questions
+    from common.questions import questions_and_answers, with_probabilities
+    from common.report import table
+    from common.training import compute_logits
+
+    name = args.file or "input"
+    rows = list(questions_and_answers(Source(name, digest="", given=inputs)))
+    version_2 = getattr(config, "version_2_with_negative", False)
+    threshold = getattr(config, "null_threshold", 0.0) if version_2 else None
+
+    tokenizer = load_tokenizer(args.model)
+    max_length, stride = resolve_lengths(tokenizer, config, None, None, default=384, parts=3)
+    batch = {column: [row[column] for row in rows] for column in ("question", "context")}
+    features = tokenize_questions(batch, range(len(rows)), tokenizer, max_length, stride)
+    logits = compute_logits(
+        AutoModelForQuestionAnswering, args.model, features, DataCollatorWithPadding(tokenizer), args.batch_size
+    )
+    starts, ends = (padded([window[:, i] for window in logits]) for i in (0, 1))
+    found = choose_answers(starts, ends, features, batch["context"])
+    answers = []
+    for row, of_row, text in zip(rows, found, chosen_answers(found, threshold), strict=True):
+        candidates = with_probabilities(of_row, version_2)
+        best = next((c for c in candidates if c["text"] == text), {"start": None, "end": None, "probability": 0.0})
+        others = [c for c in candidates if c is not best][:3]
+        place = {key: best[key] for key in ("start", "end", "probability")}
+        answers.append({"id": row["id"], "question": row["question"], "answer": text, **place, "next": others})
+
+    for answer in answers:
+        if args.json:
+            print(json.dumps(answer, ensure_ascii=False))
+        else:
+            shown = [{"text": answer["answer"], **answer}, *answer["next"]]
+            print(answer["question"])
+            cells = [
+                [c["text"] or "no answer", c["probability"], *("-" if c[k] is None else c[k] for k in ("start", "end"))]
+                for c in shown
+            ]
+            print(table(["answer", "probability", "start", "end"], cells) + "\n")
+    if all(row["answers"] is not None for row in rows) and (version_2 or all(row["answers"] for row in rows)):
+        scores = question_scores(found, [row["answers"] for row in rows], version_2, threshold)
+        figures = ", ".join(f"{metric} {score:.2f}" for metric, score in scores.items())
+        print(f"Scored against the answers of {name}: {figures}.", file=sys.stderr if args.json else sys.stdout)
+    return answers
+
+
+TASKS = {
+    "ForTokenClassification": predict_tags,
+    "ForSequenceClassification": predict_labels,
+    "ForQuestionAnswering": predict_answers,
+}
 
 
 if __name__ == "__main__":
