@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 
 def tags_of_sentences(
@@ -53,10 +55,10 @@ def choose_answers(
 ) -> list[dict[str, Any]]:
     """The best spans of each question over all its windows, in the order of `contexts`.
 
-    In every window the `n_best_size` best starts and ends inside the context are paired; a pair counts when the end
-    does not lie before the start and the span has at most `max_answer_length` pieces; its score is the sum of both
-    logits (Devlin et al. 2019, section 4.2). The pairs of all windows compete, and a span that several windows show
-    counts once. Linear in the number of windows, and computed on arrays.
+    Every span inside the context of at most `max_answer_length` pieces is a candidate; its score is the sum of the
+    logits of its start and its end (Devlin et al. 2019, section 4.2). The spans of all windows of a question compete,
+    and one that several windows show counts once. The example scripts pair the 20 best starts with the 20 best ends
+    only, and may then be left without any span. Computed on arrays: linear in the number of pieces.
 
     Args:
         start_logits, end_logits: shape (windows, positions), padded on the right.
@@ -69,28 +71,30 @@ def choose_answers(
         logits at [CLS], the first piece, in the window that is surest to hold one.
     """
     question_of = np.asarray(features["row"][:])
+    nothing = -float("inf")
     kept = []  # of each chunk of windows: question, first character, end, score
     null_scores = np.full(len(contexts), np.inf)
-    for at in range(0, len(question_of), 512):  # a chunk's arrays stay in the processor's cache
-        chunk = slice(at, at + 512)
+    for at in range(0, len(question_of), 256):  # a chunk's arrays stay in the processor's cache
+        chunk = slice(at, at + 256)
         starts, ends = (padded(features[name][chunk]) for name in ("starts", "ends"))
-        width = starts.shape[1]
-        outside = starts < 0
-        first_logits, last_logits = (
-            np.where(outside, -np.inf, np.asarray(logits[chunk, :width], np.float32))
+        outside = torch.from_numpy(starts < 0)
+        first, last = (
+            torch.as_tensor(logits[chunk, : starts.shape[1]]).float().masked_fill(outside, nothing)
             for logits in (start_logits, end_logits)
         )
-        firsts, lasts = (best_positions(logits, n_best_size) for logits in (first_logits, last_logits))
-        scores = np.take_along_axis(first_logits, firsts, 1)[:, :, None]
-        scores = scores + np.take_along_axis(last_logits, lasts, 1)[:, None, :]
-        pieces = lasts[:, None, :] - firsts[:, :, None] + 1
-        scores[(pieces < 1) | (pieces > max_answer_length)] = -np.inf
-        scores = scores.reshape(len(scores), -1)
-        best = best_positions(scores, n_best_size)
-        window, rank = np.nonzero(np.isfinite(np.take_along_axis(scores, best, 1)))
-        pair = best[window, rank]
-        first, last = firsts[window, pair // lasts.shape[1]], lasts[window, pair % lasts.shape[1]]
-        kept.append((question_of[chunk][window], starts[window, first], ends[window, last], scores[window, pair]))
+        last = nn.functional.pad(last, (0, max_answer_length - 1), value=nothing)
+        # The best spans begin at the best starts, when each start is taken with the best end within reach.
+        reach = last.unfold(1, max_answer_length, 1)
+        best_starts = (first + reach.amax(-1)).topk(min(n_best_size, first.shape[1])).indices
+        reached = best_starts[:, :, None] + torch.arange(max_answer_length)
+        scores = first.gather(1, best_starts)[:, :, None] + last.gather(1, reached.flatten(1)).view(reached.shape)
+        scores, spans = scores.flatten(1).topk(min(n_best_size, scores[0].numel()))
+        window, rank = (index.numpy() for index in torch.nonzero(scores > nothing, as_tuple=True))
+        spans = spans.numpy()[window, rank]
+        span_starts = best_starts.numpy()[window, spans // max_answer_length]
+        span_ends = span_starts + spans % max_answer_length
+        columns = (question_of[chunk][window], starts[window, span_starts], ends[window, span_ends])
+        kept.append((*columns, scores.numpy()[window, rank]))
         null = np.asarray(start_logits[chunk, 0], float) + np.asarray(end_logits[chunk, 0], float)
         np.minimum.at(null_scores, question_of[chunk], null)
 
@@ -98,7 +102,8 @@ def choose_answers(
     # By question, the best first; then each span once.
     order = np.lexsort((-score, question))
     question, start, end, score = (column[order] for column in (question, start, end, score))
-    _, once = np.unique(np.stack([question, start, end]), axis=1, return_index=True)
+    longest = int(end.max(initial=0)) + 1
+    _, once = np.unique((question * longest + start) * longest + end, return_index=True)
     once.sort()
     found: list[dict[str, Any]] = [{"n_best": [], "null_score": float(null)} for null in null_scores]
     columns = (column[once].tolist() for column in (question, start, end, score))
@@ -107,13 +112,6 @@ def choose_answers(
         if len(n_best) < n_best_size:
             n_best.append({"text": contexts[q][a:b], "start": a, "end": b, "score": value})
     return found
-
-
-def best_positions(scores: np.ndarray, count: int) -> np.ndarray:
-    """Columns of the `count` highest scores of each row (all of them where there are fewer), in no order."""
-    if scores.shape[1] <= count:
-        return np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
-    return np.argpartition(scores, -count, axis=1)[:, -count:]
 
 
 def padded(rows: Sequence[Sequence[float]]) -> np.ndarray:
