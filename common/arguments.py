@@ -61,6 +61,12 @@ def build_parser(arguments: type, defaults: dict[str, Any], name: str) -> Recipe
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
+    for action in parser._actions:
+        if action.dest == "auto_find_batch_size":
+            action.help = (
+                "After running out of memory, start over with a smaller batch. The effective batch then changes, and "
+                "with it the result; --gradient_accumulation_steps does not."
+            )
     # None stands for what is chosen from the machine.
     parser.set_defaults(**{"bf16": None, "fp16": None, "use_cpu": None, "output_dir": f"runs/{name}", **defaults})
     return parser

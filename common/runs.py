@@ -62,7 +62,7 @@ class Run:
     checkpoint: str | None = None
     callbacks: list[TrainerCallback] = dataclasses.field(default_factory=list)
     lock: Any = None
-    started: float = dataclasses.field(default_factory=time.monotonic)
+    stopwatch: "Stopwatch" = dataclasses.field(default_factory=lambda: Stopwatch())
 
 
 def open_run(recipe_file: str, args: Any, training_args: TrainingArguments, datasets: Any) -> Run:
@@ -88,7 +88,8 @@ def open_run(recipe_file: str, args: Any, training_args: TrainingArguments, data
         "total_batch_size": total_batch_size(training_args),
         "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    run = Run(folder, record, callbacks=[CompleteCheckpoints(limit), StopOnSignal()])
+    run = Run(folder, record)
+    run.callbacks = [run.stopwatch, CompleteCheckpoints(limit), StopOnSignal()]
     with training_args.main_process_first(desc="open the run"):
         if is_main_process():
             run.lock = lock_folder(folder)
@@ -185,25 +186,57 @@ def finish_run(run: Run, trainer: Any, results: dict[str, float]) -> dict[str, f
             staging.rmdir()
     if is_main_process():
         write_atomically(run.folder / RESULTS_FILE, json.dumps(results, indent=2))
-        speed = throughput(trainer) if trainer.args.do_train else {}
-        run.record |= {"status": "finished", "seconds": time.monotonic() - run.started, **speed, "results": results}
+        run.record |= {"status": "finished", **speed(run, trainer), "results": results}
         write_atomically(run.folder / RUN_FILE, json.dumps(run.record, indent=2, default=str))
     release(run)
     return results
 
 
-def throughput(trainer: Any) -> dict[str, float]:
-    """Useful tokens per second of training time and the share of padding, from the lengths and the order of batches.
+def speed(run: Run, trainer: Any) -> dict[str, Any]:
+    """Where the time went: seconds of set-up (from the start of the process), training and evaluation; and of the
+    training useful tokens per second (padding not counted) and the share of padding.
 
-    Counted without reading anything back from the device. Seconds are those of `Trainer.train`, evaluation included.
+    Counted from lengths and the order of batches, without reading anything back from the device.
     """
+    watch, args, state = run.stopwatch, trainer.args, trainer.state
+    total = time.time() - watch.process_started
+    if watch.train_began is None:
+        return {"seconds": {"total": round(total, 1)}}
+    evaluated = sum(row["eval_runtime"] for row in state.log_history[watch.logged_before :] if "eval_runtime" in row)
+    seconds = {
+        "set-up": watch.train_began - watch.process_started,
+        "training": watch.train_ended - watch.train_began - evaluated,
+        "evaluation": time.time() - watch.train_ended + evaluated,
+        "total": total,
+    }
     lengths = trainer.train_dataset["length"][:]
-    order = list(trainer._get_train_sampler())
+    sampler, batch = trainer._get_train_sampler(), total_batch_size(args)
+    steps_per_epoch = -(-len(lengths) // batch)
+    read: list[int] = []
+    for epoch in range(watch.first_step // steps_per_epoch, -(-state.global_step // steps_per_epoch)):
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+        order = list(sampler)
+        first, last = (step - epoch * steps_per_epoch for step in (watch.first_step, state.global_step))
+        read += order[max(0, first) * batch : last * batch]
+    if not read:
+        return {"seconds": {name: round(value, 1) for name, value in seconds.items()}}
+    tokens = sum(lengths[i] for i in read)
     multiple = getattr(trainer.data_collator, "pad_to_multiple_of", None) or 1
-    trained = next((row for row in reversed(trainer.state.log_history) if "train_runtime" in row), {})
-    tokens = sum(lengths) * trained.get("train_samples_per_second", 0) / len(lengths)
-    share = padding_share(lengths, order, trainer.args.train_batch_size, multiple)
-    return {"useful_tokens_per_second": round(tokens, 1), "padding_share": round(share, 4)}
+    found = {
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "useful_tokens_per_second": round(tokens / seconds["training"], 1),
+        "padding_share": round(padding_share(lengths, read, args.train_batch_size, multiple), 4),
+    }
+    log.info(
+        "Seconds: set-up %.0f, training %.0f, evaluation %.0f. Training: %.0f useful tokens a second, %.1f %% padding, "
+        "effective batch %d.",
+        *list(seconds.values())[:3],
+        found["useful_tokens_per_second"],
+        100 * found["padding_share"],
+        batch,
+    )
+    return found
 
 
 # Files
@@ -295,6 +328,24 @@ def checkpoint_fault(checkpoint: Path) -> str | None:
         if not path.is_file() or path.stat().st_size != size or file_digest(str(path)) != digest:
             return f"{name} is damaged or missing"
     return None
+
+
+class Stopwatch(TrainerCallback):
+    """When the process and its training began and ended, in seconds since the epoch, and at which step."""
+
+    def __init__(self) -> None:
+        import psutil
+
+        self.process_started = psutil.Process().create_time()
+        self.train_began: float | None = None
+        self.train_ended = self.process_started
+        self.first_step = self.logged_before = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.train_began, self.first_step, self.logged_before = time.time(), state.global_step, len(state.log_history)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.train_ended = time.time()
 
 
 class CompleteCheckpoints(TrainerCallback):

@@ -168,7 +168,8 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 class RecipeTrainer(Trainer):
-    """`Trainer` with the two samplers replaced; both overrides mend `train_sampling_strategy="group_by_length"`.
+    """`Trainer` with its two samplers replaced, which mends `train_sampling_strategy="group_by_length"`, and with one
+    line where memory runs out.
 
     `--train_sampling_strategy random` gives the stock random order. Every dataset needs a column `length`.
     """
@@ -180,6 +181,21 @@ class RecipeTrainer(Trainer):
         # From self.train_dataset: the one passed in has lost the columns that the model does not read.
         lengths = torch.tensor(self.train_dataset["length"][:])
         return LengthGroupedSampler(lengths, total_batch_size(self.args), seed)
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        # Upstream an exhausted memory is a traceback of the allocator; here one line says what helps.
+        try:
+            return super().training_step(model, inputs, *args, **kwargs)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            rows, length = inputs["input_ids"].shape
+            steps = self.args.gradient_accumulation_steps
+            raise InputError(
+                f"out of memory with {rows} rows of {length} tokens on {self.args.device}: the same effective batch in "
+                f"parts is --per_device_train_batch_size {max(1, rows // 2)} --gradient_accumulation_steps {2 * steps}"
+                " (or a shorter --max_seq_length)"
+            ) from None
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler:
         # The stock sampler groups evaluation rows too, so that predictions[i] does not belong to row i.

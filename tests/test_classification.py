@@ -12,7 +12,8 @@ from datasets import ClassLabel, Dataset, Features, Value
 from common.data import Source, build_dataset, file_digest, hold_out
 from common.errors import InputError
 from common.labels import find_columns, label_groups, label_names, labelled_texts
-from common.metrics import ClassificationScores, RegressionScores, label_scores
+from common.metrics import label_scores
+from common.scorers import ClassificationScores, RegressionScores
 from common.training import balanced_class_weights, model_label_list
 from recipes import nli, predict, text_classification
 from tests.conftest import ROOT, save_tiny_bert
