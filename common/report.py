@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -245,3 +246,43 @@ def show_answers(split: str, dataset: Any, found: list[dict], scores: dict[str, 
         baseline = [answer_scores(text, gold, version_2) for text, gold in zip(texts, golds, strict=True)]
         exact, f1 = (100 * float(np.mean(column)) for column in zip(*baseline, strict=True))
         log.info("Trivial baseline, %s: exact match %.2f, f1 %.2f.", name, exact, f1)
+
+
+# How to use a model, by the ending of its class. transformers 5 has no pipeline for question answering.
+USAGE = {
+    "ForTokenClassification": """from transformers import pipeline
+
+tag = pipeline("token-classification", model="{folder}", aggregation_strategy="first")
+tag("Ada Lovelace worked in London.")""",
+    "ForSequenceClassification": """from transformers import pipeline
+
+classify = pipeline("text-classification", model="{folder}", truncation=True)
+classify({texts})""",
+    "ForQuestionAnswering": """import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = AutoModelForQuestionAnswering.from_pretrained("{folder}")
+question, context = "Who wrote it?", "Mary Shelley wrote the novel in 1816."
+
+inputs = tokenizer(question, context, return_tensors="pt")
+outputs = model(**inputs)
+start, end = outputs.start_logits.argmax(), outputs.end_logits.argmax()
+print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))""",
+}
+
+
+def model_card(folder: str, record: dict[str, Any], config: Any, results: dict[str, float]) -> str:
+    """The README.md of a run: what was trained from what, by which command, its scores, and how to use it."""
+    base = record["arguments"]["model_name_or_path"]
+    ending = next((e for e in USAGE if (config.architectures or [""])[0].endswith(e)), None)
+    pair = getattr(config, "texts_per_row", 1) == 2
+    texts = '{"text": "One text.", "text_pair": "Another."}' if pair else '"One text."'
+    overall = {name: score for name, score in results.items() if name.islower()}
+    scores = table(["score", "value"], [[name, float(score)] for name, score in overall.items()])
+    usage = USAGE[ending].replace("{folder}", folder).replace("{texts}", texts) if ending else ""
+    local = f"\nWith the windows of the evaluation: `python -m recipes.predict --model {folder} --help`.\n"
+    return (
+        f"---\nbase_model: {base}\nlibrary_name: transformers\n---\n\n# {Path(folder).name}\n\n"
+        f"`{base}`, fine-tuned by `{record['command']}`.\n\n```\n{scores}\n```\n\n```python\n{usage}\n```\n{local}"
+    )

@@ -23,12 +23,13 @@ from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 
 from common.data import code_digest, content_fingerprint, file_digest
 from common.errors import InputError
+from common.report import model_card
 from common.training import is_main_process, padding_share, precision_name, total_batch_size
 
 log = logging.getLogger("recipes")
 RUN_FILE, RESULTS_FILE, MANIFEST, LOCK = "run.json", "all_results.json", "manifest.json", ".lock"
 OUTPUTS = (RUN_FILE, RESULTS_FILE, "predictions.jsonl", "predictions.conll", "predictions.json")
-OUTPUTS += ("nbest_predictions.json", "null_odds.json")
+OUTPUTS += ("nbest_predictions.json", "null_odds.json", "README.md")
 
 # Arguments that cannot change the result: by name, or by how the name starts. What is not listed here is part of a
 # run's identity, so a new flag is refused rather than overlooked. Files are known by their content instead.
@@ -186,6 +187,9 @@ def finish_run(run: Run, trainer: Any, results: dict[str, float]) -> dict[str, f
             staging.rmdir()
     if is_main_process():
         write_atomically(run.folder / RESULTS_FILE, json.dumps(results, indent=2))
+        if trainer.args.do_train:
+            card = model_card(str(run.folder), run.record, trainer.model.config, results)
+            write_atomically(run.folder / "README.md", card)
         run.record |= {"status": "finished", **speed(run, trainer), "results": results}
         write_atomically(run.folder / RUN_FILE, json.dumps(run.record, indent=2, default=str))
     release(run)

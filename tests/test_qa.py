@@ -383,6 +383,15 @@ def test_the_saved_folder_answers_the_same_in_a_fresh_process(trained):
     assert f"exact_match {results['eval_exact_match']:.2f}" in done.stderr
 
 
+def test_the_plain_code_of_the_model_card_answers(trained, capsys):
+    card = (trained[0] / "run" / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    question, context = "who lives?", "b omar lives in cork."
+    code = code.replace("Who wrote it?", question).replace("Mary Shelley wrote the novel in 1816.", context)
+    exec(code, {})
+    assert capsys.readouterr().out.strip() == "omar"
+
+
 def test_questions_by_hand(trained, tmp_path, capsys):
     folder = str(trained[0] / "run")
     context = tmp_path / "c.txt"

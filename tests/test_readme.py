@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from common.arguments import build_parser
-from recipes import ner, nli, predict, text_classification
+from recipes import ner, nli, predict, qa, text_classification
 from tests.conftest import ROOT
 
 TEXTS = {
@@ -18,7 +18,7 @@ TEXTS = {
 }
 # As typed by a person, also when these tests themselves run under make.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ARGS"))}
-RECIPES = {"ner": ner, "nli": nli, "text_classification": text_classification}
+RECIPES = {"ner": ner, "nli": nli, "qa": qa, "text_classification": text_classification}
 
 
 def commands(start):

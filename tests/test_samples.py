@@ -1,6 +1,7 @@
 """The rules that the bundled samples keep."""
 
 import csv
+import json
 import re
 from collections import Counter
 
@@ -123,3 +124,33 @@ def test_bags_of_words_reach_what_the_readme_says(name, reached):
     model = make_pipeline(CountVectorizer(), LogisticRegression(max_iter=2000)).fit(texts["train"], labels["train"])
     scores = [model.score(texts[split], labels[split]) for split in ("validation", "test")]
     assert scores == pytest.approx(reached, abs=0.011)
+
+
+QUESTIONS = {"train": 640, "validation": 102, "test": 102, "train-v2": 94, "validation-v2": 42}
+
+
+def paragraphs(name):
+    document = json.loads((ROOT / "recipes" / "samples" / "qa" / f"{name}.json").read_text(encoding="utf-8"))
+    return [paragraph for article in document["data"] for paragraph in article["paragraphs"]]
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_questions_answers_and_contexts(name):
+    questions = [question for paragraph in paragraphs(name) for question in paragraph["qas"]]
+    assert len(questions) == QUESTIONS[name] == len({question["id"] for question in questions})
+    for paragraph in paragraphs(name):
+        assert 80 <= len(paragraph["context"].split()) <= 250 and 4 <= len(paragraph["qas"]) <= 8
+        for answer in (answer for question in paragraph["qas"] for answer in question["answers"]):
+            assert paragraph["context"].startswith(answer["text"], answer["answer_start"])
+            assert 1 <= len(answer["text"].split()) <= 12
+    unanswerable = sum(not question["answers"] for question in questions)
+    assert 0.3 < unanswerable / len(questions) < 0.36 if name.endswith("v2") else unanswerable == 0
+
+
+def test_no_context_stands_in_two_files_nor_a_run_of_eight_words():
+    runs = {}
+    for name in QUESTIONS:
+        words = [re.findall(r"\w+", paragraph["context"].lower()) for paragraph in paragraphs(name)]
+        runs[name] = {tuple(w[i : i + 8]) for w in words for i in range(len(w) - 7)}
+    names = list(QUESTIONS)
+    assert not any(runs[a] & runs[b] for i, a in enumerate(names) for b in names[i + 1 :])
