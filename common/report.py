@@ -129,6 +129,7 @@ def show_labelled_data(datasets: Any, features: Any, label_list: Sequence[str] |
             int(np.percentile(whole, 99)),
             cut,
             f"{cut / len(dataset):.1%}",
+            f"{max(counts.values()) / counts.total():.1%}" if counts and label_list is not None else "-",
         ]
         rows.append([*row, len(texts) - len(set(texts)), repeated])
         if cut > 0.05 * len(dataset):
@@ -137,9 +138,10 @@ def show_labelled_data(datasets: Any, features: Any, label_list: Sequence[str] |
             log.warning(
                 "Warning: %d of %d rows of %s also stand in train; its score flatters.", repeated, len(dataset), split
             )
-    header = ["", "rows", "pieces", "99 %", "cut", "share", "duplicates", "in train"]
+    header = ["", "rows", "pieces", "99 %", "cut", "share", "commonest", "duplicates", "in train"]
     log.info(
-        "%s\npieces: word pieces in a row, mean and 99th percentile. cut: rows longer than --max_seq_length.",
+        "%s\npieces: word pieces in a row, mean and 99th percentile. cut: rows longer than --max_seq_length.\n"
+        "commonest: share of the commonest class, the accuracy of always answering it.",
         table(header, rows),
     )
 

@@ -370,6 +370,11 @@ def test_predicting_without_labels_and_one_pair_by_hand(tiny, tmp_path, capsys):
     lines = [json.loads(line) for line in (tmp_path / "p" / "predictions.jsonl").read_text().splitlines()]
     answers = predict.main(["--model", str(folder), "--file", bare, "--json"])
     assert [line["predicted"] for line in lines] == [answer["predicted"] for answer in answers]
+    from transformers import pipeline
+
+    pairs = [dict(zip(("text", "text_pair"), row.split(",")[:2], strict=True)) for row in rows]
+    classify = pipeline("text-classification", model=str(folder))
+    assert [answer["label"] for answer in classify(pairs)] == [line["predicted"] for line in lines]
     first = rows[0].split(",")
     (one,) = predict.main(["--model", str(folder), "--text", first[0], "--text_pair", first[1], "--json"])
     assert one["predicted"] == answers[0]["predicted"]
