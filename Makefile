@@ -49,8 +49,9 @@ checkpoint: $(CHECKPOINT)/model.safetensors ## fetch the small BERT that needs n
 $(CHECKPOINT)/model.safetensors: | $(READY)
 	$(PY) -m common.checkpoint $(CHECKPOINT)
 
-quickstart: setup checkpoint ## fine-tune on the bundled sample, without a Hub
-	@$(MAKE) --no-print-directory train-ner OFFLINE=1
+quickstart: setup checkpoint ## fine-tune all four on the bundled samples, without a Hub
+	@set -e; for recipe in text-classification nli ner qa; do \
+		$(MAKE) --no-print-directory train-$$recipe OFFLINE=1; done
 
 train-%: setup ## train a recipe: make train-ner ARGS="--seed 1"; OFFLINE=1 for the bundled sample
 	@$(if $(filter 1,$(OFFLINE)),$(MAKE) --no-print-directory checkpoint)

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.errors import InputError
+from common.errors import InputError, check_at_least_one
 from common.hub import hub_errors
 from common.tags import is_tag
 
@@ -462,8 +462,7 @@ def take_rows(datasets: "DatasetDict", args: Any) -> "DatasetDict":
         flag = flags.get(split, "max_eval_samples")
         limit = getattr(args, flag)
         if limit is not None:
-            if limit < 1:
-                raise InputError(f"--{flag} {limit}: must be at least 1")
+            check_at_least_one(args, flag)
             datasets[split] = datasets[split].select(range(min(limit, len(datasets[split]))))
     return datasets
 

@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 
 class InputError(ValueError):
@@ -11,6 +12,13 @@ class InputError(ValueError):
 
     The message is one sentence: where (file and line or row), what is wrong, what to do.
     """
+
+
+def check_at_least_one(args: Any, *names: str) -> None:
+    """Refuse flags that count something and are less than 1."""
+    for name in names:
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} {getattr(args, name)}: must be at least 1")
 
 
 def run_as_command(main: Callable[[], object]) -> None:

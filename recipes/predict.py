@@ -267,7 +267,8 @@ def predict_answers(args: argparse.Namespace, config: Any, inputs: list[tuple[st
         AutoModelForQuestionAnswering, args.model, features, DataCollatorWithPadding(tokenizer), args.batch_size
     )
     starts, ends = (padded([window[:, i] for window in logits]) for i in (0, 1))
-    found = choose_answers(starts, ends, features, batch["context"])
+    longest = getattr(config, "max_answer_length", 30)
+    found = choose_answers(starts, ends, features, batch["context"], max_answer_length=longest)
     answers = []
     for row, of_row, text in zip(rows, found, chosen_answers(found, threshold), strict=True):
         candidates = with_probabilities(of_row, version_2)

@@ -24,7 +24,7 @@ from transformers import (
 
 from common.arguments import RecipeArguments, flag, parse_arguments
 from common.data import hold_out, load_splits, map_cached, take_rows
-from common.errors import run_as_command
+from common.errors import check_at_least_one, run_as_command
 from common.metrics import question_scores
 from common.postprocessing import choose_answers
 from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_questions
@@ -53,7 +53,7 @@ class Arguments(RecipeArguments):
     max_seq_length: int | None = flag(None, "Word pieces in a window. Unset: 384 or the model's limit.")
     doc_stride: int | None = flag(None, "Word pieces that windows share. Unset: a third of --max_seq_length.")
     version_2_with_negative: bool | None = flag(None, "Some questions have no answer. Unset: what the data holds.")
-    n_best_size: int = flag(20, "Starts and ends considered in a window, and answers kept for a question.")
+    n_best_size: int = flag(20, "Answers kept for a question.")
     max_answer_length: int = flag(30, "Word pieces in an answer, at most.")
 
 
@@ -97,6 +97,7 @@ def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[Da
 
 def preprocess(datasets: DatasetDict, tokenizer, config, args: Arguments) -> DatasetDict:
     """Windows of question and context; evaluation sets longest first."""
+    check_at_least_one(args, "n_best_size", "max_answer_length")
     max_length, stride = resolve_lengths(tokenizer, config, args.max_seq_length, args.doc_stride, default=384, parts=3)
     features = DatasetDict()
     for split, dataset in datasets.items():
@@ -133,7 +134,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # Tokenizer and model.
     tokenizer = load_tokenizer(args.model_name_or_path)
     model = load_model(AutoModelForQuestionAnswering, args, training_args)
-    model.config.version_2_with_negative = version_2
+    model.config.version_2_with_negative, model.config.max_answer_length = version_2, args.max_answer_length
     freeze(model, args.freeze)
 
     # Features.

@@ -131,6 +131,23 @@ def test_misplaced_answers_are_mended_dropped_or_refused(tmp_path, caplog):
         checked_questions(DatasetDict(train=read(path)), None)
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--n_best_size", "0"], "--n_best_size 0: must be at least 1"),
+        (["--max_answer_length", "-3"], "--max_answer_length -3: must be at least 1"),
+        (["--max_seq_length", "65"], "reads at most 64"),
+        (["--max_seq_length", "20", "--doc_stride", "17"], "leaves no room for a question"),
+        (["--max_seq_length", "20", "--doc_stride", "20"], "--doc_stride 20: must lie between"),
+    ],
+)
+def test_impossible_flags_are_refused_and_leave_nothing(tiny, tmp_path, flags, message):
+    train = write_json(tmp_path / "t.json", article(8, 1))
+    with pytest.raises(InputError, match=message):
+        run(tiny, tmp_path, "--train_file", train, "--validation_file", train, *flags)
+    assert not (tmp_path / "run").exists()
+
+
 def test_unanswerable_questions_switch_the_rules_of_2_on(tmp_path):
     path = write_json(tmp_path / "a.json", article(9, 1, unanswerable=True))
     dataset = read(path)
