@@ -34,6 +34,7 @@ def load_tokenizer(name: str, is_split_into_words: bool = False) -> Any:
             f"{name}: its tokenizer ({type(tokenizer).__name__}) is not a fast one, and only those map pieces back to "
             "words; choose a model that has tokenizer.json"
         )
+    tokenizer.padding_side = "right"  # what reads predictions counts positions from the left
     return tokenizer
 
 
@@ -259,6 +260,11 @@ def tokenize_questions(
         stride=stride,
         return_overflowing_tokens=True,
     )
+    if encoding["input_ids"][0][0] != tokenizer.cls_token_id:
+        raise InputError(
+            f"{tokenizer.name_or_path}: its inputs do not begin with [CLS], where no answer is marked; "
+            "choose an encoder of BERT's kind"
+        )
     sample_of_window = encoding.pop("overflow_to_sample_mapping")
     features = {key: list(values) for key, values in encoding.items()}
     features |= {
@@ -268,10 +274,8 @@ def tokenize_questions(
     }
     if offsets:
         features |= {"starts": [], "ends": []}
-        for window in encoding.encodings:
-            spans = [
-                span if part == 1 else (-1, -1) for span, part in zip(window.offsets, window.sequence_ids, strict=True)
-            ]
+        for window, sample in zip(encoding.encodings, sample_of_window, strict=True):
+            spans = context_spans(window.offsets, window.sequence_ids, batch["context"][sample])
             features["starts"].append([start for start, _ in spans])
             features["ends"].append([end for _, end in spans])
     if labelled:
@@ -287,6 +291,29 @@ def tokenize_questions(
                 cls = encoding["input_ids"][window].index(tokenizer.cls_token_id)
                 features["labels"][window] = list(span or (cls, cls))
     return features
+
+
+def context_spans(
+    offsets: Sequence[tuple[int, int]], parts: Sequence[int | None], context: str
+) -> list[tuple[int, int]]:
+    """The characters of the context that each piece covers, without white space at its ends; (-1, -1) for others.
+
+    Byte-level tokenizers put a blank before a word into its piece, and give a character of several bytes several
+    pieces; the first of these stands for it, as it does in the labels.
+
+    >>> context_spans([(0, 0), (0, 3), (3, 4), (4, 5), (4, 5)], [None, 1, 1, 1, 1], " in é")
+    [(-1, -1), (1, 3), (-1, -1), (4, 5), (-1, -1)]
+    """
+    spans: list[tuple[int, int]] = []
+    previous = None
+    for (start, end), part in zip(offsets, parts, strict=True):
+        if part == 1:
+            text = context[start:end]
+            start, end = start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
+        is_answer = part == 1 and start < end and (start, end) != previous
+        spans.append((start, end) if is_answer else (-1, -1))
+        previous = (start, end) if part == 1 else None
+    return spans
 
 
 def answer_positions(windows: Sequence[Any], span: tuple[int, int] | None) -> list[tuple[int, int] | None]:

@@ -3,12 +3,13 @@
 import json
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from common.errors import InputError
+from common.errors import InputError, check_at_least_one
 from common.metrics import chosen_answers, null_odds
 
 if TYPE_CHECKING:
@@ -27,11 +28,19 @@ def question_rows(source: "Source") -> Iterator["Row"]:
         if "paragraphs" not in row:
             yield place, row
             continue
-        for i, paragraph in enumerate(row["paragraphs"], 1):
-            for j, question in enumerate(paragraph.get("qas", []), 1):
-                where = place.replace("row", "article")
+        place = place.replace("row", "article")
+        for i, paragraph in enumerate(objects(f"{source.name}, {place}", "paragraphs", row["paragraphs"]), 1):
+            where = f"{place}, paragraph {i}"
+            for j, question in enumerate(objects(f"{source.name}, {where}", "qas", paragraph.get("qas")), 1):
                 flat = {"title": row.get("title", ""), "context": paragraph.get("context"), **question}
-                yield f"{where}, paragraph {i}, question {j}", flat
+                yield f"{where}, question {j}", flat
+
+
+def objects(where: str, name: str, value: Any) -> list[dict[str, Any]]:
+    """`value` if it is a list of objects, as `name` must be in SQuAD's nested form."""
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise InputError(f'{where}: "{name}" is no list of objects, as in the JSON of SQuAD')
+    return value
 
 
 def questions_and_answers(source: "Source") -> Iterator[dict]:
@@ -53,15 +62,20 @@ def questions_and_answers(source: "Source") -> Iterator[dict]:
             if not isinstance(row.get(name), str):
                 kind = type(row[name]).__name__ if name in row else "missing"
                 raise InputError(f'{where}: "{name}" is no text ({kind}); every row needs a question and its context')
+            if not is_unicode(row[name]):
+                raise InputError(f'{where}: "{name}" holds half of a surrogate pair (a cut emoji); mend it')
         context, note = row["context"], "" if row["context"].strip() else "empty context"
         answers = read_answers(where, row)
         placed = []
         for text, start in answers or ():
             place_found = place_answer(text, start, context)
             placed.append(place_found)
-            note = note if place_found == start else MISPLACED if place_found < 0 else note or REPAIRED
+            if place_found < 0:
+                note = MISPLACED
+            elif start not in (-1, place_found):
+                note = note or REPAIRED
         yield {
-            "id": str(row.get("id") or number),
+            "id": str(number if row.get("id") in (None, "") else row["id"]),
             "title": str(row.get("title") or ""),
             "question": row["question"].strip(),
             "context": context,
@@ -80,11 +94,12 @@ def read_answers(where: str, row: dict[str, Any]) -> list[tuple[str, int]] | Non
     >>> read_answers("a.json, row 1", {"answers": {"text": [], "answer_start": []}}), read_answers("", {})
     ([], None)
     """
-    if row.get("is_impossible"):
+    if is_true(where, row.get("is_impossible")):
         return []
     answers = row.get("answers")
     if answers is None and row.get("answer_text") is not None:
-        answers = [{"text": row["answer_text"], "answer_start": row.get("answer_start")}] if row["answer_text"] else []
+        text = row["answer_text"]
+        answers = [] if text == "" else [{"text": text, "answer_start": row.get("answer_start")}]
     if answers is None:
         return None
     if isinstance(answers, dict):
@@ -96,16 +111,34 @@ def read_answers(where: str, row: dict[str, Any]) -> list[tuple[str, int]] | Non
     for answer in answers if isinstance(answers, list) else [None]:
         text = answer.get("text") if isinstance(answer, dict) else None
         start = answer.get("answer_start") if isinstance(answer, dict) else None
-        try:
-            start = -1 if start in (None, "") else int(start)
-        except (TypeError, ValueError):
-            raise InputError(f'{where}: answer_start "{start}" is no whole number') from None
-        if not isinstance(text, str) or not text.strip():
+        if start in (None, ""):
+            start = -1
+        elif not re.fullmatch(r"\d+(\.0)?", str(start)):
+            raise InputError(f'{where}: answer_start "{start}" is no whole number from 0')
+        start = int(float(start))
+        if not isinstance(text, str) or not text.strip() or not is_unicode(text):
             raise InputError(
                 f'{where}: an answer without text; an unanswerable question has an empty list of "answers"'
             )
         found.append((text.strip(), start + len(text) - len(text.lstrip()) if start >= 0 else -1))
     return found
+
+
+def is_true(where: str, value: Any) -> bool:
+    """A truth value, also as text.
+
+    >>> is_true("a.csv, line 2", "False"), is_true("a.csv, line 2", 1), is_true("a.csv, line 2", None)
+    (False, True, False)
+    """
+    text = str(value).strip().lower()
+    if text not in ("true", "1", "false", "0", "", "none"):
+        raise InputError(f'{where}: is_impossible "{value}" is neither true nor false')
+    return text in ("true", "1")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be encoded; JSON may hold half of a surrogate pair, which cannot."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def place_answer(text: str, start: int, context: str) -> int:
@@ -121,8 +154,8 @@ def place_answer(text: str, start: int, context: str) -> int:
 
 
 def has_answers(dataset: "Dataset") -> bool:
-    """Whether the split has gold answers; a split in which no question has any is taken for one that has none."""
-    return any(dataset["answers"][:])
+    """Whether the split has gold answers; `checked_questions` has seen to it that all rows have them or none."""
+    return dataset[0]["answers"] is not None
 
 
 def context_groups(dataset: "Dataset") -> dict[str, list]:
@@ -134,29 +167,34 @@ def context_groups(dataset: "Dataset") -> dict[str, list]:
 def checked_questions(datasets: Any, version_2: bool | None) -> tuple[Any, bool]:
     """The splits without training questions whose answers cannot be placed, and whether some have no answer.
 
+    A test split in which no question has an answer is one whose answers are withheld; it becomes one without any.
+
     Args:
         version_2: what the user says; None takes what train, or without it the other splits, hold.
 
     Raises:
-        InputError: train without answers, more than 5 % of its answers misplaced, rows of a split of which some have
-            answers and some have no such field, repeated ids to be scored, or unanswerable questions where the user
-            says that there are none.
+        InputError: train or validation without answers, more than 5 % of train's misplaced, rows of a split of which
+            some have answers and some have no such field, repeated ids to be scored, or unanswerable questions where
+            the user says that there are none.
     """
     unanswerable = {}
-    for split, dataset in datasets.items():
+    for split, dataset in list(datasets.items()):
         answers = dataset["answers"][:]
         without = [place for place, gold in zip(dataset["place"], answers, strict=True) if gold is None]
-        if without and (split == "train" or len(without) < len(dataset)):
+        if without and (split != "test" or len(without) < len(dataset)):
             raise InputError(f'{split}, {without[0]}: no "answers"; an unanswerable question has an empty list')
         repeated = [i for i, count in Counter(dataset["id"]).items() if count > 1]
         if repeated and split != "train":
             raise InputError(f'{split}: id "{repeated[0]}" and {len(repeated) - 1} more occur twice; ids must differ')
         if repeated:
             log.warning("Warning: %d ids of train occur more than once.", len(repeated))
-        if has_answers(dataset):
+        if any(answers):
             unanswerable[split] = sum(not gold for gold in answers)
-        elif split == "train":
-            raise InputError("train: no question has an answer; there is nothing to learn")
+        elif split != "test":
+            raise InputError(f"{split}: no question has an answer; questions to predict alone are a --test_file")
+        else:
+            withheld = dataset.remove_columns("answers")
+            datasets[split] = withheld.add_column("answers", [None] * len(dataset), feature=dataset.features["answers"])
     if "train" in datasets:
         train = datasets["train"]
         keep = [i for i, starts in enumerate(train["answer_starts"]) if not starts or max(starts) >= 0]
@@ -181,7 +219,24 @@ def checked_questions(datasets: Any, version_2: bool | None) -> tuple[Any, bool]
     return datasets, bool(version_2 or counts)
 
 
-def answer_files(dataset: "Dataset", found: list[dict], version_2: bool) -> dict[str, tuple[list, Callable]]:
+def resolve_answer_limits(args: Any, config: Any) -> None:
+    """Set `n_best_size` and `max_answer_length` where the flags leave them open: as the model was trained, else 20 and
+    30; and save them with the model, for whoever predicts with it.
+
+    Raises:
+        InputError: one of them is less than 1.
+    """
+    limits = {"n_best_size": 20, "max_answer_length": 30, **(getattr(config, "answer_limits", None) or {})}
+    for name, value in limits.items():
+        if getattr(args, name, None) is None:
+            setattr(args, name, value)
+    check_at_least_one(args, *limits)
+    config.answer_limits = {name: getattr(args, name) for name in limits}
+
+
+def answer_files(
+    dataset: "Dataset", found: list[dict], version_2: bool, threshold: float = 0.0
+) -> dict[str, tuple[list, Callable]]:
     """What a run writes, for `common.runs.write_predictions`: file name -> (rows, how a row becomes text).
 
     `predictions.json` (id -> answer, "" for none) and `null_odds.json` (id -> score of no answer minus score of the
@@ -189,9 +244,10 @@ def answer_files(dataset: "Dataset", found: list[dict], version_2: bool) -> dict
 
     Args:
         found: of `common.postprocessing.choose_answers`, in the order of `dataset`.
+        threshold: of the null odds; 0 is the official one.
     """
     ids = dataset["id"][:]
-    answers = chosen_answers(found, 0.0 if version_2 else None)
+    answers = chosen_answers(found, threshold if version_2 else None)
     n_best = [with_probabilities(row, version_2) for row in found]
     rows = []
     for row, answer, candidates in zip(dataset, answers, n_best, strict=True):

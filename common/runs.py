@@ -24,7 +24,7 @@ from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 from common.data import code_digest, content_fingerprint, file_digest
 from common.errors import InputError
 from common.report import model_card
-from common.training import is_main_process, padding_share, precision_name, total_batch_size
+from common.training import is_main_process, positions, precision_name, total_batch_size
 
 log = logging.getLogger("recipes")
 RUN_FILE, RESULTS_FILE, MANIFEST, LOCK = "run.json", "all_results.json", "manifest.json", ".lock"
@@ -216,21 +216,22 @@ def speed(run: Run, trainer: Any) -> dict[str, Any]:
     lengths = trainer.train_dataset["length"][:]
     sampler, batch = trainer._get_train_sampler(), total_batch_size(args)
     steps_per_epoch = -(-len(lengths) // batch)
-    read: list[int] = []
+    multiple = getattr(trainer.data_collator, "pad_to_multiple_of", None) or 1
+    tokens = computed = 0
     for epoch in range(watch.first_step // steps_per_epoch, -(-state.global_step // steps_per_epoch)):
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
-        order = list(sampler)
         first, last = (step - epoch * steps_per_epoch for step in (watch.first_step, state.global_step))
-        read += order[max(0, first) * batch : last * batch]
-    if not read:
+        order = list(sampler)[max(0, first) * batch : last * batch]
+        if order:
+            of_epoch = positions(lengths, order, args.train_batch_size, multiple)
+            tokens, computed = tokens + of_epoch[0], computed + of_epoch[1]
+    if not tokens:
         return {"seconds": {name: round(value, 1) for name, value in seconds.items()}}
-    tokens = sum(lengths[i] for i in read)
-    multiple = getattr(trainer.data_collator, "pad_to_multiple_of", None) or 1
     found = {
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "useful_tokens_per_second": round(tokens / seconds["training"], 1),
-        "padding_share": round(padding_share(lengths, read, args.train_batch_size, multiple), 4),
+        "padding_share": round(1 - tokens / computed, 4),
     }
     log.info(
         "Seconds: set-up %.0f, training %.0f, evaluation %.0f. Training: %.0f useful tokens a second, %.1f %% padding, "

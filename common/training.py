@@ -3,6 +3,7 @@
 Each departure from the stock `Trainer` names the defect that it mends.
 """
 
+import contextlib
 import functools
 import logging
 import os
@@ -183,18 +184,30 @@ class RecipeTrainer(Trainer):
         return LengthGroupedSampler(lengths, total_batch_size(self.args), seed)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        # Upstream an exhausted memory is a traceback of the allocator; here one line says what helps.
-        try:
+        with self.explained(inputs, "--per_device_train_batch_size", self.args.gradient_accumulation_steps):
             return super().training_step(model, inputs, *args, **kwargs)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        with self.explained(inputs, "--per_device_eval_batch_size"):
+            return super().prediction_step(model, inputs, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def explained(self, inputs: dict[str, Any], flag: str, steps: int = 0) -> Iterator[None]:
+        """Exhausted memory, upstream a traceback of the allocator, as one line that says what helps."""
+        try:
+            yield
+        except RuntimeError as error:
+            exhausted = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+            if not exhausted or self.args.auto_find_batch_size:
                 raise
             rows, length = inputs["input_ids"].shape
-            steps = self.args.gradient_accumulation_steps
+            size = getattr(self.args, flag.removeprefix("--"))
+            remedy = "a shorter --max_seq_length"
+            if size > 1:
+                accumulation = f" --gradient_accumulation_steps {2 * steps} (the same effective batch)" if steps else ""
+                remedy = f"{flag} {size // 2}{accumulation}, or {remedy}"
             raise InputError(
-                f"out of memory with {rows} rows of {length} tokens on {self.args.device}: the same effective batch in "
-                f"parts is --per_device_train_batch_size {max(1, rows // 2)} --gradient_accumulation_steps {2 * steps}"
-                " (or a shorter --max_seq_length)"
+                f"out of memory with {rows} rows of {length} tokens on {self.args.device}; {remedy}"
             ) from None
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler:
@@ -221,15 +234,15 @@ def sorted_by_length(dataset: Any) -> Any:
     return dataset.select(order.tolist())
 
 
-def padding_share(lengths: Sequence[int], order: Sequence[int], batch_size: int, multiple: int = 1) -> float:
-    """Share of padding among the positions that are computed, from 0 to 1, batches padded to their longest row.
+def positions(lengths: Sequence[int], order: Sequence[int], batch_size: int, multiple: int = 1) -> tuple[int, int]:
+    """Tokens in the rows of `order`, and positions computed for them in batches padded to their longest row.
 
-    >>> padding_share([2, 4], order=[0, 1], batch_size=2)
-    0.25
+    >>> positions([2, 4], order=[0, 1], batch_size=2)
+    (6, 8)
     """
     batches = torch.as_tensor(lengths)[torch.as_tensor(order)].split(batch_size)
     computed = sum(len(batch) * -(-int(batch.max()) // multiple) * multiple for batch in batches)
-    return 1 - sum(int(batch.sum()) for batch in batches) / computed
+    return sum(int(batch.sum()) for batch in batches), computed
 
 
 def cross_entropy_loss(class_weights: torch.Tensor | None = None, label_smoothing: float = 0.0) -> Callable:
@@ -275,13 +288,19 @@ def label_loss(
 def span_loss(label_smoothing: float) -> Callable:
     """A `compute_loss_func` for question answering: mean cross entropy of the answer's first and its last position.
 
-    The models' own loss ignores label smoothing, and takes a mean of means where accumulated batches are unequal.
-    Labels have the shape (windows, 2); the Trainer counts both, so the sum over its count is the mean.
+    The models' own loss takes a mean of means where accumulated batches are unequal. Labels have the shape (windows,
+    2); the Trainer counts both, so the sum over its count is the mean.
+
+    Raises:
+        InputError: label smoothing, which the stock Trainer ignores here; spread over positions, padding among them,
+            it would make a window's loss depend on what shares its batch.
     """
+    if label_smoothing:
+        raise InputError(f"--label_smoothing_factor {label_smoothing}: has no meaning for positions in a text; drop it")
 
     def compute_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         total = sum(
-            nn.functional.cross_entropy(logits.float(), positions, reduction="sum", label_smoothing=label_smoothing)
+            nn.functional.cross_entropy(logits.float(), positions, reduction="sum")
             for logits, positions in zip(
                 (outputs["start_logits"], outputs["end_logits"]), labels.unbind(1), strict=True
             )

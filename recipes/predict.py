@@ -250,7 +250,7 @@ def predict_answers(args: argparse.Namespace, config: Any, inputs: list[tuple[st
     from common.metrics import chosen_answers, question_scores
     from common.postprocessing import choose_answers, padded
     from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_questions
-    from common.questions import questions_and_answers, with_probabilities
+    from common.questions import questions_and_answers, resolve_answer_limits, with_probabilities
     from common.report import table
     from common.training import compute_logits
 
@@ -267,8 +267,8 @@ def predict_answers(args: argparse.Namespace, config: Any, inputs: list[tuple[st
         AutoModelForQuestionAnswering, args.model, features, DataCollatorWithPadding(tokenizer), args.batch_size
     )
     starts, ends = (padded([window[:, i] for window in logits]) for i in (0, 1))
-    longest = getattr(config, "max_answer_length", 30)
-    found = choose_answers(starts, ends, features, batch["context"], max_answer_length=longest)
+    resolve_answer_limits(args, config)
+    found = choose_answers(starts, ends, features, batch["context"], args.n_best_size, args.max_answer_length)
     answers = []
     for row, of_row, text in zip(rows, found, chosen_answers(found, threshold), strict=True):
         candidates = with_probabilities(of_row, version_2)
@@ -288,8 +288,9 @@ def predict_answers(args: argparse.Namespace, config: Any, inputs: list[tuple[st
                 for c in shown
             ]
             print(table(["answer", "probability", "start", "end"], cells) + "\n")
-    if all(row["answers"] is not None for row in rows) and (version_2 or all(row["answers"] for row in rows)):
-        scores = question_scores(found, [row["answers"] for row in rows], version_2, threshold)
+    golds = [row["answers"] for row in rows]
+    if None not in golds and any(golds) and (version_2 or all(golds)):
+        scores = question_scores(found, golds, version_2, threshold)
         figures = ", ".join(f"{metric} {score:.2f}" for metric, score in scores.items())
         print(f"Scored against the answers of {name}: {figures}.", file=sys.stderr if args.json else sys.stdout)
     return answers

@@ -24,11 +24,18 @@ from transformers import (
 
 from common.arguments import RecipeArguments, flag, parse_arguments
 from common.data import hold_out, load_splits, map_cached, take_rows
-from common.errors import check_at_least_one, run_as_command
+from common.errors import run_as_command
 from common.metrics import question_scores
 from common.postprocessing import choose_answers
 from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_questions
-from common.questions import answer_files, checked_questions, context_groups, has_answers, questions_and_answers
+from common.questions import (
+    answer_files,
+    checked_questions,
+    context_groups,
+    has_answers,
+    questions_and_answers,
+    resolve_answer_limits,
+)
 from common.report import show_answers, show_question_data
 from common.runs import finish_run, open_run, write_predictions
 from common.training import (
@@ -53,8 +60,8 @@ class Arguments(RecipeArguments):
     max_seq_length: int | None = flag(None, "Word pieces in a window. Unset: 384 or the model's limit.")
     doc_stride: int | None = flag(None, "Word pieces that windows share. Unset: a third of --max_seq_length.")
     version_2_with_negative: bool | None = flag(None, "Some questions have no answer. Unset: what the data holds.")
-    n_best_size: int = flag(20, "Answers kept for a question.")
-    max_answer_length: int = flag(30, "Word pieces in an answer, at most.")
+    n_best_size: int | None = flag(None, "Answers kept for a question. Unset: 20.")
+    max_answer_length: int | None = flag(None, "Word pieces in an answer, at most. Unset: 30, or as trained.")
 
 
 # The example scripts' SQuAD settings: batch 12, rate 3e-5, 2 epochs.
@@ -97,7 +104,7 @@ def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[Da
 
 def preprocess(datasets: DatasetDict, tokenizer, config, args: Arguments) -> DatasetDict:
     """Windows of question and context; evaluation sets longest first."""
-    check_at_least_one(args, "n_best_size", "max_answer_length")
+    resolve_answer_limits(args, config)
     max_length, stride = resolve_lengths(tokenizer, config, args.max_seq_length, args.doc_stride, default=384, parts=3)
     features = DatasetDict()
     for split, dataset in datasets.items():
@@ -134,11 +141,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # Tokenizer and model.
     tokenizer = load_tokenizer(args.model_name_or_path)
     model = load_model(AutoModelForQuestionAnswering, args, training_args)
-    model.config.version_2_with_negative, model.config.max_answer_length = version_2, args.max_answer_length
+    if training_args.do_train:
+        model.config.version_2_with_negative, model.config.null_threshold = version_2, 0.0
+    version_2 = version_2 or getattr(model.config, "version_2_with_negative", False)
     freeze(model, args.freeze)
 
     # Features.
     features = preprocess(datasets, tokenizer, model.config, args)
+    loss = span_loss(training_args.label_smoothing_factor)
 
     # The folder that this run owns: finished, to be resumed, or new.
     run = open_run(__file__, args, training_args, datasets)
@@ -153,7 +163,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         train_dataset=features.get("train"),
         eval_dataset=features.get("validation"),
         processing_class=tokenizer,
-        compute_loss_func=span_loss(training_args.label_smoothing_factor),
+        compute_loss_func=loss,
         compute_metrics=build_compute_metrics(datasets.get("validation"), features.get("validation"), args, version_2),
         callbacks=run.callbacks + early_stopping(args.early_stopping_patience),
     )
@@ -167,16 +177,18 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             continue
         output = trainer.predict(features[split], metric_key_prefix=prefix)
         found = decode(output.predictions, features[split], datasets[split], args)
+        tuned = getattr(model.config, "null_threshold", 0.0)
         if has_answers(datasets[split]):
-            # The threshold tuned on validation is kept for later use; another split is also scored at it.
-            threshold = None if split == "validation" else getattr(model.config, "null_threshold", None)
-            scores = question_scores(found, datasets[split]["answers"][:], version_2, threshold)
+            # The threshold tuned on validation is kept with the model; other splits are also scored at it.
+            scores = question_scores(
+                found, datasets[split]["answers"][:], version_2, None if split == "validation" else tuned
+            )
             if training_args.do_train and "best_threshold" in scores:
                 model.config.null_threshold = scores["best_threshold"]
             show_answers(split, datasets[split], found, scores, version_2)
             results |= {f"{prefix}_{name}": score for name, score in scores.items()}
-            results[f"{prefix}_loss"] = output.metrics[f"{prefix}_loss"]
-        for name, (rows, form) in answer_files(datasets[split], found, version_2).items():
+            results[f"{prefix}_loss"], tuned = output.metrics[f"{prefix}_loss"], 0.0
+        for name, (rows, form) in answer_files(datasets[split], found, version_2, tuned).items():
             write_predictions(run.folder / name, rows, form)
 
     # Save.

@@ -148,6 +148,35 @@ def test_impossible_flags_are_refused_and_leave_nothing(tiny, tmp_path, flags, m
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"paragraphs": None}, 'article 1: "paragraphs" is no list of objects'),
+        ({"paragraphs": ["x"]}, 'article 1: "paragraphs" is no list of objects'),
+        ({"paragraphs": [{"context": "x", "qas": None}]}, 'article 1, paragraph 1: "qas" is no list of objects'),
+        ({"paragraphs": [{"context": "x", "qas": ["q"]}]}, '"qas" is no list of objects'),
+        ({"context": "x", "question": "q", "answers": [{"text": "x", "answer_start": 1e999}]}, "no whole number"),
+        ({"context": "x", "question": "q", "answers": [{"text": "x", "answer_start": 0.5}]}, "no whole number"),
+        ({"context": "x", "question": "q\ud83d", "answers": []}, "surrogate pair"),
+        ({"context": "x", "question": "q", "answer_text": 1}, "an answer without text"),
+        ({"context": "x", "question": "q", "answer_text": 0}, "an answer without text"),
+        ({"context": "x", "question": "q", "answers": [], "is_impossible": "perhaps"}, "neither true nor false"),
+    ],
+)
+def test_malformed_documents_name_their_place(tmp_path, document, message):
+    (tmp_path / "a.json").write_text(json.dumps({"data": [document]}))
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / "a.json")
+
+
+def test_truth_values_as_text_and_ids_from_zero(tmp_path):
+    rows = ["id,question,context,answer_text,is_impossible", "0,q?,in Lyon,Lyon,False", "1,q?,in Lyon,,True"]
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    dataset = read(tmp_path / "a.csv")
+    assert dataset["answers"][:] == [["Lyon"], []] and dataset["id"][:] == ["0", "1"]
+    assert dataset["note"][:] == ["", ""]
+
+
 def test_unanswerable_questions_switch_the_rules_of_2_on(tmp_path):
     path = write_json(tmp_path / "a.json", article(9, 1, unanswerable=True))
     dataset = read(path)
@@ -164,6 +193,8 @@ def test_splits_that_cannot_be_used_are_refused(tmp_path):
         ("b", [row, bare], "validation", 'line 2: no "answers"'),
         ("c", [row, row], "validation", 'id "1" and 0 more occur twice'),
         ("d", [bare | {"answers": []}], "train", "no question has an answer"),
+        ("e", [bare], "validation", 'line 1: no "answers"'),
+        ("f", [bare | {"answers": []}], "validation", "are a --test_file"),
     ):
         path = tmp_path / f"{name}.jsonl"
         path.write_text("\n".join(map(json.dumps, rows)))
@@ -248,8 +279,40 @@ def double_loop(start_logits, end_logits, features, contexts, n_best_size, max_a
     return answers
 
 
+def byte_level(trim_offsets):
+    """A tokenizer of RoBERTa's kind: a piece per byte, a blank among them, several for an emoji."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", *pre_tokenizers.ByteLevel.alphabet()])}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=trim_offsets)
+    names = dict(cls_token="<s>", sep_token="</s>", pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, **names)
+
+
+@pytest.mark.parametrize("trim_offsets", [True, False])
+def test_byte_level_pieces_give_whole_characters_and_no_blanks(trim_offsets):
+    tokenizer = byte_level(trim_offsets)
+    context = "in  Lyon 🙂 and 中"
+    answers = {"answers": [["🙂"]], "answer_starts": [[9]]}
+    batch = {"question": ["q"], "context": [context], **answers}
+    features = tokenize_questions(batch, [0], tokenizer, max_length=60, stride=5, labelled=True)
+    spans = set(zip(features["starts"][0], features["ends"][0], strict=True)) - {(-1, -1)}
+    assert spans == {(i, i + 1) for i, c in enumerate(context) if c != " "}
+    first, last = features["labels"][0]
+    assert (features["starts"][0][first], features["ends"][0][last]) == (9, 10)
+    length = len(features["starts"][0])
+    ours = choose_answers(*np.random.default_rng(1).normal(size=(2, 1, length)), features, [context])
+    texts = [span["text"] for span in ours[0]["n_best"]]
+    assert len(texts) == 20 and all(text == text.strip() and text for text in texts)
+
+
+@pytest.mark.parametrize("kind", ["word pieces", "bytes"])
 @pytest.mark.parametrize(("n_best_size", "max_answer_length"), [(20, 30), (3, 4), (1, 1)])
-def test_answers_are_those_of_a_double_loop(tokenizer, n_best_size, max_answer_length):
+def test_answers_are_those_of_a_double_loop(tokenizer, n_best_size, max_answer_length, kind):
+    tokenizer = tokenizer if kind == "word pieces" else byte_level(True)
     generator = np.random.default_rng(0)
     contexts = [" ".join(generator.choice(NAMES + PLACES, n)) for n in (1, 5, 40, 120, 33)] + ["", "ada"]
     batch = {"question": ["who?"] * 7, "context": contexts}
@@ -349,7 +412,8 @@ def test_span_loss_equals_the_models_own_and_does_not_depend_on_the_parts():
         for part in (slice(0, 1), slice(1, 6))
     ]
     assert sum(parts).item() == pytest.approx(whole.item())
-    assert span_loss(0.2)(outputs, labels).item() != pytest.approx(whole.item())
+    with pytest.raises(InputError, match="--label_smoothing_factor"):
+        span_loss(0.2)
 
 
 # The recipe
@@ -473,6 +537,27 @@ def test_version_2_from_end_to_end(tiny, tmp_path, capsys):
     answers = predict.main(["--model", str(tmp_path / "run"), "--file", files[1], "--json"])
     given_none = {a["id"] for a in answers if not a["answer"]}
     assert given_none == {key for key, value in odds.items() if value > config["null_threshold"]}
+    # The same questions with their answers withheld: still the rules of 2.0, and the answers of predict.
+    document = json.loads(open(files[1]).read())
+    for paragraph in document["data"][0]["paragraphs"]:
+        paragraph["qas"] = [{"id": q["id"], "question": q["question"]} for q in paragraph["qas"]]
+    flags = (
+        f"--do_train false --do_eval false --bf16 false --model_name_or_path {tmp_path}/run --output_dir {tmp_path}/p"
+    )
+    assert qa.main([*flags.split(), "--test_file", write_json(tmp_path / "bare.json", document)]) == {}
+    withheld = json.loads((tmp_path / "p" / "predictions.json").read_text())
+    assert withheld == {answer["id"]: answer["answer"] for answer in answers}
+    assert (tmp_path / "p" / "null_odds.json").exists()
+
+
+def test_the_first_rows_may_all_be_unanswerable(tiny, tmp_path):
+    document = article(60, 9, unanswerable=True)
+    paragraphs = document["data"][0]["paragraphs"]
+    paragraphs.sort(key=lambda p: bool(p["qas"][0]["answers"]))
+    path = write_json(tmp_path / "a.json", document)
+    limits = ["--max_train_samples", 16, "--max_eval_samples", 8, "--max_steps", 2, "--eval_strategy", "epoch"]
+    results = run(tiny, tmp_path, "--train_file", path, "--validation_file", path, *limits)
+    assert "eval_NoAns_f1" in results and "eval_HasAns_f1" not in results
 
 
 def test_a_folder_like_the_hubs(tiny, tmp_path, monkeypatch):

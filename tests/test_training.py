@@ -17,7 +17,7 @@ from common.training import (
     choose_precision,
     cross_entropy_loss,
     freeze,
-    padding_share,
+    positions,
     sorted_by_length,
 )
 from recipes import ner
@@ -43,8 +43,11 @@ def test_the_order_is_a_function_of_seed_and_epoch_alone():
 
 
 def test_batches_are_of_like_length_and_differ_between_epochs():
-    random_share = padding_share(LENGTHS, torch.randperm(1000).tolist(), 16)
-    assert padding_share(LENGTHS, order(0), 16) < random_share / 5
+    def padding(rows):
+        tokens, computed = positions(LENGTHS, rows, 16)
+        return 1 - tokens / computed
+
+    assert padding(order(0)) < padding(torch.randperm(1000).tolist()) / 5
     batches = [{frozenset(order(epoch)[i : i + 16]) for i in range(0, 992, 16)} for epoch in (0, 1)]
     assert len(batches[0] & batches[1]) < 5
 
@@ -219,11 +222,19 @@ class Exhausted(torch.nn.Module):
 
 
 def test_exhausted_memory_is_one_line_with_the_flags_that_keep_the_effective_batch(tmp_path, monkeypatch):
-    args = TrainingArguments(tmp_path, use_cpu=True, gradient_accumulation_steps=2, report_to=[])
+    args = TrainingArguments(tmp_path, use_cpu=True, gradient_accumulation_steps=2, per_device_train_batch_size=8)
     trainer = RecipeTrainer(model=torch.nn.Linear(1, 1), args=args, train_dataset=rows())
     batch = {"input_ids": torch.ones(8, 40, dtype=torch.long), "labels": torch.ones(8, 40, dtype=torch.long)}
     message = "with 8 rows of 40 tokens .* --per_device_train_batch_size 4 --gradient_accumulation_steps 4"
     with pytest.raises(InputError, match=message):
+        trainer.training_step(Exhausted(), batch)
+    with pytest.raises(InputError, match="; --per_device_eval_batch_size 4, or"):
+        trainer.prediction_step(Exhausted(), batch, False)
+    args.per_device_train_batch_size = 1
+    with pytest.raises(InputError, match="; a shorter --max_seq_length"):
+        trainer.training_step(Exhausted(), batch)
+    args.auto_find_batch_size = True  # which acts on the error itself
+    with pytest.raises(torch.OutOfMemoryError):
         trainer.training_step(Exhausted(), batch)
 
 
