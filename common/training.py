@@ -4,11 +4,9 @@ Each departure from the stock `Trainer` names the defect that it mends.
 """
 
 import contextlib
-import functools
 import logging
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
+from common.cpu import cpu_bf16_speedup, dropout_context
 from common.errors import InputError
 from common.hub import hub_errors
 
@@ -62,60 +61,20 @@ def padding_multiple(training_args: TrainingArguments) -> int | None:
     return 8 if training_args.device.type == "cuda" else None
 
 
-@functools.cache
-def cpu_bf16_speedup() -> float:
-    """How many times faster this CPU multiplies matrices in bf16 than in fp32; 0 where it has no instruction for it.
-
-    Asked of the machine and not of a list: with AMX the ratio is about 5, with AVX512-BF16 alone some processors reach
-    2 and others 0.6. About 0.1 s.
-    """
-    if hasattr(torch.cpu, "get_capabilities"):
-        found = torch.cpu.get_capabilities()
-        known = any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
-    else:
-        known = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    if not known:
-        return 0.0
-    seconds = []
-    for dtype in (torch.float32, torch.bfloat16):
-        x, weight = torch.ones(512, 768, dtype=dtype), torch.ones(3072, 768, dtype=dtype)
-        runs = []
-        for _ in range(6):
-            start = time.perf_counter()
-            nn.functional.linear(x, weight)
-            runs.append(time.perf_counter() - start)
-        seconds.append(min(runs))
-    return seconds[0] / seconds[1]
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep the memory that a training step frees, for the next step on the CPU.
-
-    By default large tensors (the embedding's gradient alone is 47 MB to 94 MB) are returned to the system and fetched
-    anew, zeroed page by page, in every step: 18,000 page faults a step and a sixth of its time for a small batch of a
-    6-layer BERT. Where the environment says how memory is to be handled (MALLOC_..., GLIBC_TUNABLES), that stands.
-    """
-    import ctypes
-    import platform
-
-    if platform.libc_ver()[0] != "glibc" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
-        return
-    libc = ctypes.CDLL(None)
-    trim_threshold, mmap_max = -1, -4  # of malloc.h
-    libc.mallopt(mmap_max, 0)
-    libc.mallopt(trim_threshold, 2**31 - 1)
-
-
 def precision_name(training_args: TrainingArguments) -> str:
     return "bf16" if training_args.bf16 else "fp16" if training_args.fp16 else "fp32"
 
 
-def attention_for(training_args: TrainingArguments, asked: str | None = None) -> str:
-    """The attention implementation to load a model with: `asked`, else eager on a CPU and sdpa elsewhere.
+def choose_attention(training_args: TrainingArguments, asked: str | None = None) -> tuple[str, str]:
+    """The attention implementation to load a model with, and the reason: `asked`, else eager on a CPU, else sdpa.
 
     On a CPU PyTorch's `sdpa` has no fused kernel with dropout and trains slower than plain matrix products.
     """
-    return asked or ("eager" if training_args.device.type == "cpu" else "sdpa")
+    if asked:
+        return asked, "asked for by flag"
+    if training_args.device.type == "cpu":
+        return "eager", "with dropout on a CPU faster than sdpa, which has no fused kernel there"
+    return "sdpa", "fused kernels on this device"
 
 
 # The Trainer
@@ -127,7 +86,7 @@ class LengthGroupedSampler(Sampler[int]):
     The epoch's random permutation is cut into chunks of many batches, each chunk is sorted by length and cut into
     batches, and the batches are shuffled. Little is then spent on padding. What it does to the gradient noise: which
     examples share a batch is no longer independent of their length, so batches differ from each other by more than
-    random ones do wherever length goes with the label or the loss; chunks of at most 50 batches, drawn anew each
+    random ones do wherever length goes with the label or the loss; chunks of at most 16 batches, drawn anew each
     epoch, keep that small (the README gives scores with and without). The batch with the longest example comes first,
     so that a lack of memory shows at once; an incomplete batch comes last.
 
@@ -156,7 +115,7 @@ class LengthGroupedSampler(Sampler[int]):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.lengths), generator=generator)
         # At least four chunks, or small sets would form the same batches every epoch.
-        batches_per_chunk = max(1, min(50, len(order) // (self.batch_size * 4)))
+        batches_per_chunk = max(1, min(16, len(order) // (self.batch_size * 4)))
         chunks = order.split(self.batch_size * batches_per_chunk)
         order = torch.cat([chunk[self.lengths[chunk].argsort(descending=True, stable=True)] for chunk in chunks])
         batches = list(order.split(self.batch_size))
@@ -169,8 +128,8 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 class RecipeTrainer(Trainer):
-    """`Trainer` with its two samplers replaced, which mends `train_sampling_strategy="group_by_length"`, and with one
-    line where memory runs out.
+    """`Trainer` with its two samplers replaced, which mends `train_sampling_strategy="group_by_length"`, with cheap
+    dropout on a CPU (`common/cpu.py`), and with one line where memory runs out.
 
     `--train_sampling_strategy random` gives the stock random order. Every dataset needs a column `length`.
     """
@@ -184,7 +143,8 @@ class RecipeTrainer(Trainer):
         return LengthGroupedSampler(lengths, total_batch_size(self.args), seed)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        with self.explained(inputs, "--per_device_train_batch_size", self.args.gradient_accumulation_steps):
+        steps = self.args.gradient_accumulation_steps
+        with self.explained(inputs, "--per_device_train_batch_size", steps), dropout_context():
             return super().training_step(model, inputs, *args, **kwargs)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -373,12 +333,14 @@ def load_model(auto_class: Any, args: Any, training_args: TrainingArguments, **c
     name = args.model_name_or_path
     if os.path.isdir(name) and not any(Path(name).glob("*.safetensors")):
         raise InputError(f"{name}: holds no *.safetensors weights, and pickled ones are not read; convert them first")
+    attention, reason = choose_attention(training_args, args.attn_implementation)
+    log.info("Attention %s: %s.", attention, reason)
     with hub_errors("model", name):
         model, report = auto_class.from_pretrained(
             name,
             dtype=torch.float32,
             use_safetensors=True,
-            attn_implementation=attention_for(training_args, args.attn_implementation),
+            attn_implementation=attention,
             output_loading_info=True,
             **config,
         )

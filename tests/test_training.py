@@ -1,8 +1,4 @@
 import math
-import os
-import platform
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -21,7 +17,6 @@ from common.training import (
     sorted_by_length,
 )
 from recipes import ner
-from tests.conftest import ROOT
 
 LENGTHS = [(37 * i) % 61 + 3 for i in range(1000)]
 
@@ -236,28 +231,3 @@ def test_exhausted_memory_is_one_line_with_the_flags_that_keep_the_effective_bat
     args.auto_find_batch_size = True  # which acts on the error itself
     with pytest.raises(torch.OutOfMemoryError):
         trainer.training_step(Exhausted(), batch)
-
-
-def test_freed_memory_is_kept_unless_the_environment_says_otherwise():
-    """A tensor of 64 MB made and dropped ten times: fetched anew it costs 16,000 page faults each time."""
-    script = """
-import resource, torch
-from common.training import keep_freed_memory
-keep_freed_memory()
-torch.zeros(2**24)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    torch.zeros(2**24)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-    if platform.libc_ver()[0] != "glibc":
-        pytest.skip("the allocator is glibc's")
-
-    def faults(**variables):
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
-        environment = {**kept, "PYTHONPATH": str(ROOT), **variables}
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
-        return int(done.stdout)
-
-    # Huge pages make fewer faults of the same work, so the two are compared with each other.
-    assert faults() < faults(MALLOC_CHECK_="0") / 5
