@@ -14,7 +14,7 @@ import transformers
 from transformers import HfArgumentParser, TrainingArguments
 
 from common.cpu import tune_cpu
-from common.errors import InputError
+from common.errors import InputError, check_at_least_one, check_range
 from common.hub import go_offline_without_hub
 from common.training import choose_precision, is_main_process, precision_name
 
@@ -131,6 +131,11 @@ def parse_arguments(
         asked.load_best_model_at_end = True
     if asked.load_best_model_at_end:  # the best model is among the saved ones only if both happen together
         parser.set_defaults(save_strategy=asked.eval_strategy, save_steps=asked.eval_steps or 500)
+    check_at_least_one(
+        asked, "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"
+    )
+    check_range(asked, 0, 2**32 - 1, "seed", "data_seed")
+    check_range(asked, 0, 1e6, "learning_rate", "num_train_epochs", "weight_decay", "max_grad_norm")
     choice, reason = choose_precision(asked)
     parser.set_defaults(**choice)
     tune_cpu(choice["use_cpu"] and asked.cpu_tuning)

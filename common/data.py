@@ -138,7 +138,7 @@ def read_json(path: str) -> Iterator[Row]:
     with open_binary(path) as file:
         start = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
     lines = read_lines(path)
-    if path.endswith(".json") and start[:1] in b"[{":
+    if path.endswith(".json") and start[:1] in (b"[", b"{"):
         text = "\n".join(line for _, line in read_lines(path))
         try:
             document = json.loads(text)
@@ -322,6 +322,7 @@ def build_dataset(
         raise
     if len(dataset) == 0:
         raise InputError(f"{source.name}: holds no rows; check the file and its format")
+    dataset.info.description = source.name  # for `errors.source_name`
     return dataset
 
 

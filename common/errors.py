@@ -14,6 +14,19 @@ class InputError(ValueError):
     """
 
 
+def source_name(dataset: Any, split: str) -> str:
+    """The file or the Hub's name that a split was read from, as `common.data` noted it; else the split's own."""
+    return dataset.info.description or split
+
+
+def check_range(args: Any, low: float, high: float, *names: str) -> None:
+    """Refuse flags whose number lies outside, or is none; None is left to the libraries."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not low <= value <= high:  # not a number is in no range
+            raise InputError(f"--{name} {value}: must be from {low:g} to {high:g}")
+
+
 def check_at_least_one(args: Any, *names: str) -> None:
     """Refuse flags that count something and are less than 1."""
     for name in names:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from common.errors import InputError
+from common.errors import InputError, source_name
 
 if TYPE_CHECKING:
     from common.data import Source
@@ -87,6 +87,7 @@ def labelled_texts(
     Raises:
         InputError: a text or a label that is none, or a label that the task does not know.
     """
+    first_kind = None
     for place, row in source.rows():
         where = f"{source.name}, {place}"
         texts = []
@@ -95,7 +96,11 @@ def labelled_texts(
                 kind = type(row[column]).__name__ if column in row else "missing"
                 raise InputError(f'{where}: "{column}" is no text ({kind})')
             texts.append(row[column])
-        label = None if label_column is None else label_name(where, label_column, row.get(label_column), names, is_task)
+        value = row.get(label_column) if label_column else None
+        label = None if label_column is None else label_name(where, label_column, value, names, is_task)
+        kind = "text" if isinstance(value, str) else "a number"
+        if kind != (first_kind := first_kind or kind):
+            raise InputError(f"{where}: label {value!r} is {kind} where those before are {first_kind}; write all alike")
         empty = any(not text.strip() for text in texts)
         yield {
             "text": texts[0],
@@ -112,7 +117,7 @@ def label_name(where: str, column: str, value: Any, names: Sequence[str] | None,
     >>> label_name("a.csv, line 2", "label", 1, ["no", "yes"]), label_name("a.csv, line 2", "label", True, None)
     ('yes', 'True')
     """
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):  # nan differs from itself
         raise InputError(f'{where}: "{column}" is empty; every row needs a label, or none and no such column')
     if isinstance(value, (list, dict)):
         raise InputError(f'{where}: "{column}" is a {type(value).__name__}, which is no label')
@@ -150,7 +155,8 @@ def label_names(datasets: Any, names: Sequence[str] | None, regression: bool | N
     for split, dataset in datasets.items():
         without = [place for place, label in zip(dataset["place"], dataset["label"], strict=True) if label is None]
         if without and (split != "test" or len(without) < len(dataset)):
-            raise InputError(f"{split}, {without[0]}: no label; add one, or name the column with --label_column")
+            name = source_name(dataset, split)
+            raise InputError(f"{name}, {without[0]}: no label; add one, or name the column with --label_column")
     # Without a training split the labels of all splits; a trained model's own then say whether they are known.
     read = [datasets["train"]] if "train" in datasets else list(datasets.values())
     values = {label for dataset in read for label in dataset["label"] if label is not None}
@@ -163,20 +169,24 @@ def label_names(datasets: Any, names: Sequence[str] | None, regression: bool | N
         for split, dataset in datasets.items():
             for place, label in zip(dataset["place"], dataset["label"], strict=True):
                 if label is not None and not (is_score(label) or label.lstrip("+-").isdigit()):
-                    raise InputError(f'{split}, {place}: label "{label}" is no number, but a score is learnt')
+                    name = source_name(dataset, split)
+                    raise InputError(f'{name}, {place}: label "{label}" is no number, but a score is learnt')
         if "train" in datasets and len(values) < 2:
-            raise InputError(f"train: every score is {next(iter(values))}; there is nothing to learn")
+            name = source_name(datasets["train"], "train")
+            raise InputError(f"{name}: every score is {next(iter(values))}; there is nothing to learn")
         return None
     if names is not None:
         return list(names)
     if "train" in datasets and len(values) < 2:
-        raise InputError(f"train: every label is {next(iter(values))}; there is nothing to learn")
+        name = source_name(datasets["train"], "train")
+        raise InputError(f"{name}: every label is {next(iter(values))}; there is nothing to learn")
     ordered = sorted(values, key=(lambda v: int(v)) if all(v.lstrip("+-").isdigit() for v in values) else str)
     for split, dataset in datasets.items():
         for place, label in zip(dataset["place"], dataset["label"], strict=True):
             if label is not None and label not in values:
+                name = source_name(dataset, split)
                 raise InputError(
-                    f'{split}, {place}: label "{label}" does not occur in train ({", ".join(ordered)}); '
+                    f'{name}, {place}: label "{label}" does not occur in train ({", ".join(ordered)}); '
                     "add examples of it there, or rename it"
                 )
     return ordered

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from common.errors import InputError, check_at_least_one
+from common.errors import InputError, check_at_least_one, source_name
 from common.metrics import chosen_answers, null_odds
 
 if TYPE_CHECKING:
@@ -179,19 +179,19 @@ def checked_questions(datasets: Any, version_2: bool | None) -> tuple[Any, bool]
     """
     unanswerable = {}
     for split, dataset in list(datasets.items()):
-        answers = dataset["answers"][:]
+        answers, name = dataset["answers"][:], source_name(dataset, split)
         without = [place for place, gold in zip(dataset["place"], answers, strict=True) if gold is None]
         if without and (split != "test" or len(without) < len(dataset)):
-            raise InputError(f'{split}, {without[0]}: no "answers"; an unanswerable question has an empty list')
+            raise InputError(f'{name}, {without[0]}: no "answers"; an unanswerable question has an empty list')
         repeated = [i for i, count in Counter(dataset["id"]).items() if count > 1]
         if repeated and split != "train":
-            raise InputError(f'{split}: id "{repeated[0]}" and {len(repeated) - 1} more occur twice; ids must differ')
+            raise InputError(f'{name}: id "{repeated[0]}" and {len(repeated) - 1} more occur twice; ids must differ')
         if repeated:
             log.warning("Warning: %d ids of train occur more than once.", len(repeated))
         if any(answers):
             unanswerable[split] = sum(not gold for gold in answers)
         elif split != "test":
-            raise InputError(f"{split}: no question has an answer; questions to predict alone are a --test_file")
+            raise InputError(f"{name}: no question has an answer; questions to predict alone are a --test_file")
         else:
             withheld = dataset.remove_columns("answers")
             datasets[split] = withheld.add_column("answers", [None] * len(dataset), feature=dataset.features["answers"])
@@ -200,8 +200,11 @@ def checked_questions(datasets: Any, version_2: bool | None) -> tuple[Any, bool]
         keep = [i for i, starts in enumerate(train["answer_starts"]) if not starts or max(starts) >= 0]
         lost = len(train) - len(keep)
         if lost > 0.05 * len(train):
+            kept = set(keep)
+            first = next(place for i, place in enumerate(train["place"]) if i not in kept)
             raise InputError(
-                f"train: the answers of {lost} of {len(train)} questions are not in their context at answer_start; "
+                f"{source_name(train, 'train')}, {first}: the answers of this question and {lost - 1} more of "
+                f"{len(train)} are not in their context at answer_start; "
                 "check that it counts characters from 0, in the context as it stands"
             )
         if lost:

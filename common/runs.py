@@ -89,7 +89,7 @@ def open_run(recipe_file: str, args: Any, training_args: TrainingArguments, data
         "total_batch_size": total_batch_size(training_args),
         "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    run = Run(folder, record)
+    run, is_new = Run(folder, record), not folder.exists()
     run.callbacks = [run.stopwatch, CompleteCheckpoints(limit), StopOnSignal()]
     with training_args.main_process_first(desc="open the run"):
         if is_main_process():
@@ -98,6 +98,8 @@ def open_run(recipe_file: str, args: Any, training_args: TrainingArguments, data
             claim_folder(run, args, training_args)
         except InputError:
             release(run)
+            if is_new and is_main_process():
+                shutil.rmtree(folder)  # this call made it
             raise
     return run
 
@@ -108,6 +110,10 @@ def claim_folder(run: Run, args: Any, training_args: TrainingArguments) -> None:
     old = read_record(folder)
     overwrite = getattr(args, "overwrite", False)
     resume = training_args.resume_from_checkpoint
+    if training_args.do_train and resume is not None and str(resume).lower() not in ("true", "false"):
+        fault = checkpoint_fault(Path(resume))
+        if fault:
+            raise InputError(f"--resume_from_checkpoint {resume}: {fault}; name a folder checkpoint-N of a run")
     if old is None:
         foreign = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
         if foreign:
@@ -139,9 +145,6 @@ def claim_folder(run: Run, args: Any, training_args: TrainingArguments) -> None:
     elif str(resume).lower() == "false":
         clear(folder, keep=(RUN_FILE,))
     else:
-        fault = checkpoint_fault(Path(resume))
-        if fault:
-            raise InputError(f"--resume_from_checkpoint {resume}: {fault}; name a folder checkpoint-N of a run")
         run.checkpoint = resume
     if run.checkpoint:
         log.info("Resuming from %s.", run.checkpoint)

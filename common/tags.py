@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from common.errors import InputError
+from common.errors import InputError, source_name
 
 if TYPE_CHECKING:
     from common.data import Source
@@ -329,19 +329,20 @@ def entity_types(datasets: Any) -> set[str]:
                 if tag != "O":
                     found[split].setdefault(split_tag(tag)[1], place)
         if untagged and (tagged or split != "test"):
-            raise InputError(
-                f"{split}, {untagged}: no tags; add a column {' or '.join(TAG_COLUMNS)}, or name it with --tags_column"
-            )
+            name, known = source_name(dataset, split), " or ".join(TAG_COLUMNS)
+            raise InputError(f"{name}, {untagged}: no tags; add a column {known}, or name it with --tags_column")
     if "train" not in found:
         return {entity_type for types in found.values() for entity_type in types}
     if not found["train"]:
-        raise InputError("train: every tag is O, so there is nothing to learn; check the column of tags")
+        name = source_name(datasets["train"], "train")
+        raise InputError(f"{name}: every tag is O, so there is nothing to learn; check the column of tags")
     for split, types in found.items():
         for entity_type, place in types.items():
             if entity_type not in found["train"]:
                 known = ", ".join(sorted(found["train"]))
+                name = source_name(datasets[split], split)
                 raise InputError(
-                    f'{split}, {place}: entity type "{entity_type}" does not occur in train ({known}); '
+                    f'{name}, {place}: entity type "{entity_type}" does not occur in train ({known}); '
                     "add examples of it there, or rename it"
                 )
     return set(found["train"])

@@ -22,6 +22,7 @@ from common.errors import InputError
 from common.hub import hub_errors
 
 log = logging.getLogger("recipes")
+SKIPPED_STEPS_AT_MOST = 30  # the scaler halves its factor of 2 ** 16 at each
 
 
 # The machine
@@ -129,10 +130,14 @@ class LengthGroupedSampler(Sampler[int]):
 
 class RecipeTrainer(Trainer):
     """`Trainer` with its two samplers replaced, which mends `train_sampling_strategy="group_by_length"`, with cheap
-    dropout on a CPU (`common/cpu.py`), and with one line where memory runs out.
+    dropout on a CPU (`common/cpu.py`), and with one line where memory runs out or numbers stop being finite.
 
     `--train_sampling_strategy random` gives the stock random order. Every dataset needs a column `length`.
     """
+
+    broken: torch.Tensor | None = None  # on the device: whether a loss or gradient since `sound_step` was not finite
+    sound_step = 0
+    skipped_steps = 0  # by the fp16 scaler, in a row
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         if self.args.train_sampling_strategy != "group_by_length":
@@ -169,6 +174,59 @@ class RecipeTrainer(Trainer):
             raise InputError(
                 f"out of memory with {rows} rows of {length} tokens on {self.args.device}; {remedy}"
             ) from None
+
+    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
+        """Called after every step. The stock Trainer trains on with NaN and saves it over what was good."""
+        if self.args.fp16 and self.accelerator.optimizer_step_was_skipped:
+            self.skipped_steps += 1  # the scaler's way of finding its factor; no weight was touched
+            if self.skipped_steps >= SKIPPED_STEPS_AT_MOST:
+                self.refuse_to_go_on(f"in {self.skipped_steps} steps in a row up to")
+        else:
+            self.skipped_steps = 0
+            values = grad_norm if self.args.fp16 else tr_loss + grad_norm  # a skipped step may have left tr_loss NaN
+            broken = ~torch.isfinite(torch.as_tensor(values, device=tr_loss.device))
+            self.broken = broken if self.broken is None else self.broken | broken
+        control = self.control
+        if self.args.device.type == "cpu" or control.should_log or control.should_evaluate or control.should_save:
+            self.check_finite()
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        self.check_finite()
+        if not torch.isfinite(nn.utils.get_total_norm(list(self.model.parameters()))):
+            self.refuse_to_go_on("in the weights after")
+        super().save_model(*args, **kwargs)
+
+    def check_finite(self) -> None:
+        """Read the flag, which on a GPU waits for all that was launched, so at logs and saves alone."""
+        if self.broken is not None and self.broken.item():
+            first, last = self.sound_step + 1, self.state.global_step
+            self.refuse_to_go_on("at" if first >= last else f"between step {first} and")
+        self.sound_step, self.broken = self.state.global_step, None
+
+    def refuse_to_go_on(self, when: str) -> None:
+        """
+        Raises:
+            InputError: with the step, its rate, on a CPU its examples, and the advice that usually helps.
+        """
+        step = self.state.global_step
+        examples = ""
+        if self.args.device.type == "cpu" and when == "at":
+            sampler, batch = self._get_train_sampler(), total_batch_size(self.args)
+            epoch, step_of_epoch = divmod(step - 1, -(-len(self.train_dataset) // batch))
+            if hasattr(sampler, "set_epoch"):  # the stock random order cannot be asked again
+                sampler.set_epoch(epoch)
+                order = list(sampler)[step_of_epoch * batch : (step_of_epoch + 1) * batch]
+                column = "sentence" if "sentence" in self.train_dataset.column_names else "row"
+                rows = sorted({row + 1 for row in self.train_dataset[order][column]})
+                examples = f", rows {', '.join(map(str, rows))} of train"
+        remedies = ["a lower --learning_rate", "--warmup_steps 0.06"]
+        remedies += ["--fp16 false"] if self.args.fp16 else ["--bf16 false"] if self.args.bf16 else []
+        rate = self._get_learning_rate() if self.lr_scheduler else self.args.learning_rate
+        raise InputError(
+            f"loss or gradient is no finite number {when} step {step} (learning rate {rate:.2g}"
+            f"{examples}); what usually helps: {', '.join(remedies)}, with --overwrite true"
+        )
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler:
         # The stock sampler groups evaluation rows too, so that predictions[i] does not belong to row i.

@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -231,3 +232,67 @@ def test_exhausted_memory_is_one_line_with_the_flags_that_keep_the_effective_bat
     args.auto_find_batch_size = True  # which acts on the error itself
     with pytest.raises(torch.OutOfMemoryError):
         trainer.training_step(Exhausted(), batch)
+
+
+class Exploding(torch.nn.Module):
+    """A weight whose loss is infinite for row 5, or whose gradient is."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, input_ids, labels=None):
+        factor = torch.where((input_ids == 5).any(), torch.inf, 1.0)
+        return {"loss": (self.weight * input_ids.float().mean() * factor).sum()}
+
+
+def exploding_trainer(folder, **flags):
+    data = Dataset.from_dict({"input_ids": [[i] for i in range(16)], "labels": [0] * 16, "length": [1] * 16})
+    data = data.add_column("row", list(range(16)))
+    args = TrainingArguments(
+        folder,
+        use_cpu=True,
+        per_device_train_batch_size=4,
+        num_train_epochs=1,
+        disable_tqdm=True,
+        report_to=[],
+        **flags,
+    )
+    return RecipeTrainer(model=Exploding(), args=args, train_dataset=data)
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(tmp_path, max_grad_norm):
+    flags = {"save_steps": 1, "save_strategy": "steps", "train_sampling_strategy": "group_by_length"}
+    trainer = exploding_trainer(tmp_path, max_grad_norm=max_grad_norm, logging_nan_inf_filter=False, **flags)
+    with pytest.raises(
+        InputError, match=r"no finite number at step \d \(learning rate .*, rows .* of train\); what"
+    ) as e:
+        trainer.train()
+    step = int(str(e.value).split("at step ")[1].split()[0])
+    named = [int(row) for row in str(e.value).split("rows ")[1].split(" of train")[0].split(", ")]
+    assert 6 in named and len(named) == 4  # from 1: the row that holds 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"checkpoint-{i}" for i in range(1, step)]
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+    trainer = exploding_trainer(tmp_path)
+    trainer.model.weight.data.fill_(float("nan"))
+    with pytest.raises(InputError, match="in the weights after step 0"):
+        trainer.save_model(str(tmp_path / "model"))
+    assert not (tmp_path / "model").exists()
+
+
+def test_steps_skipped_by_the_fp16_scaler_are_an_error_when_there_are_many(tmp_path):
+    trainer = exploding_trainer(tmp_path)
+    trainer.args.fp16 = True  # no scaler works on a CPU; what it reports is all that counts here
+    trainer.optimizer = trainer.create_optimizer()
+    skipped, fine = SimpleNamespace(optimizer_step_was_skipped=True), SimpleNamespace(optimizer_step_was_skipped=False)
+    nothing = torch.tensor(0.0)
+    trainer.create_scheduler(10)
+    for accelerator in [skipped] * 29 + [fine] + [skipped] * 29:
+        trainer.accelerator = accelerator
+        norm = torch.tensor(1.0 if accelerator is fine else torch.inf)
+        trainer._maybe_log_save_evaluate(nothing, norm, None, None, 0, None, 0)
+    with pytest.raises(InputError, match=r"in 30 steps in a row .* --fp16 false"):
+        trainer._maybe_log_save_evaluate(nothing, torch.tensor(torch.inf), None, None, 0, None, 0)

@@ -1,0 +1,243 @@
+"""Bad input to the four recipes: exit code 2, one line with the place and the remedy, nothing left behind."""
+
+import json
+import os
+import shutil
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+
+from common.errors import run_as_command
+from recipes import ner, nli, qa, text_classification
+from tests.conftest import save_tiny_bert
+
+ROWS = "text,label\n" + "".join(f"row {i},{'no' if i % 2 else 'yes'}\n" for i in range(20))
+PAIRS = "premise,hypothesis,label\n" + "".join(f"first {i},second,{'no' if i % 2 else 'yes'}\n" for i in range(20))
+TAGGED = "Ada B-PER\nran O\n\n" * 20
+QUESTIONS = [
+    {
+        "id": str(i),
+        "question": f"Who ran {i}?",
+        "context": f"Ada ran {i} times.",
+        "answers": {"text": ["Ada"], "answer_start": [0]},
+    }
+    for i in range(20)
+]
+GOOD = {
+    text_classification: ("a.csv", ROWS),
+    nli: ("a.csv", PAIRS),
+    ner: ("a.conll", TAGGED),
+    qa: ("a.json", json.dumps(QUESTIONS)),
+}
+
+
+def rows(*extra, key="text"):
+    good = [{key: f"row {i}", "label": ("yes", "no")[i % 2]} for i in range(4)]
+    return "".join(json.dumps(row) + "\n" for row in [*good, *extra])
+
+
+def question(**fields):
+    return "".join(json.dumps(row) + "\n" for row in [*QUESTIONS[:4], {**QUESTIONS[4], **fields}])
+
+
+def nested(paragraph):
+    return json.dumps({"data": [{"title": "t", "paragraphs": [paragraph]}]})
+
+
+# A file instead of train: recipe, name, content, what the message must say.
+FILES = [
+    (text_classification, "empty.csv", "", "holds no rows"),
+    (text_classification, "bom.csv", "\ufeff", "holds no rows"),
+    (text_classification, "header.csv", "text,label\n", "holds no rows"),
+    (text_classification, "blank.csv", "\n\n\n", "holds no rows"),
+    (text_classification, "latin1.csv", ROWS.replace("row 3", "caf\xe9").encode("latin1"), "line 5: not UTF-8"),
+    (text_classification, "utf16.csv", ROWS.encode("utf-16"), "line 1: not UTF-8"),
+    (text_classification, "nul.csv", ROWS.replace("row 3", "r\0w"), "line 5: holds a NUL byte"),
+    (text_classification, "binary.csv", bytes(range(256)), "line 1: "),
+    (text_classification, "ragged.csv", ROWS + "one, two, three\n", "line 22: 3 fields, but the header names 2"),
+    (text_classification, "quote.csv", ROWS + '"open,yes\n', "check the quotes"),
+    (text_classification, "twice.csv", ROWS.replace("text,label", "label,label"), "line 1: a column name occurs twice"),
+    (text_classification, "tabs.csv", ROWS.replace(",", "\t"), "line 2: no label"),
+    (text_classification, "mac.csv", ROWS.replace("\n", "\r"), "line 1: "),
+    (text_classification, "unlabelled.csv", "text\nfine\nbad\n", "label"),
+    (text_classification, "textless.csv", "label\nyes\nno\n", "column"),
+    (text_classification, "one_class.csv", ROWS.replace(",no", ",yes"), "label"),
+    (text_classification, "no_label.csv", ROWS + "row,\n", "line 22: "),
+    (text_classification, "xlsx.xlsx", ROWS, 'unknown ending ".xlsx"'),
+    (text_classification, "none", ROWS, "unknown ending"),
+    (text_classification, "text.parquet", ROWS, "no readable Parquet file"),
+    (text_classification, "empty.parquet", "", "no readable Parquet file"),
+    (text_classification, "broken.jsonl", rows() + "{\n", "line 5: broken JSON"),
+    (text_classification, "list.jsonl", rows() + "[1]\n", "line 5: a list where an object"),
+    (text_classification, "deep.jsonl", rows() + "[" * 100_000 + "\n", "line 5: JSON nested too deeply"),
+    (text_classification, "deep.json", "[" * 100_000, "nested too deeply"),
+    (text_classification, "number.jsonl", rows({"text": 5, "label": "yes"}), "line 5: "),
+    (text_classification, "null.jsonl", rows({"text": None, "label": "yes"}), "line 5: "),
+    (text_classification, "label_list.jsonl", rows({"text": "a", "label": ["yes"]}), "line 5: "),
+    (text_classification, "label_object.jsonl", rows({"text": "a", "label": {"a": 1}}), "line 5: "),
+    (
+        text_classification,
+        "mixed.jsonl",
+        rows({"text": "a", "label": 1}),
+        "line 5: label 1 is a number where those before are text",
+    ),
+    (text_classification, "nan.jsonl", rows({"text": "a", "label": float("nan")}), "line 5: "),
+    (text_classification, "lacking.jsonl", rows({"label": "yes"}), "line 5: "),
+    (text_classification, "surrogate.jsonl", rows() + '{"text": "\\ud800", "label": "yes"}\n', "surrogate"),
+    (text_classification, "scalar.json", "3", "line 1: a int where an object"),
+    (text_classification, "null.json", '{"data": null}', "list of rows"),
+    (text_classification, "numbers.json", "[1, 2]", "row 1: a int where an object"),
+    (text_classification, "cut.json", '[{"text": "a"', "broken JSON"),
+    (nli, "one_text.csv", ROWS, "the 2 texts of a row"),
+    (nli, "ragged.tsv", PAIRS.replace(",", "\t") + "a\tb\n", "line 22: 2 fields"),
+    (nli, "number.jsonl", json.dumps({"premise": "a", "hypothesis": 2, "label": "x"}), "line 1: "),
+    (ner, "empty.conll", "", "holds no rows"),
+    (ner, "ragged.conll", TAGGED + "ran\n", "line 61: 1 columns"),
+    (ner, "order.conll", TAGGED + "Ada I-PER\n", 'line 61: tag "I-PER"'),
+    (ner, "prefix.conll", TAGGED + "Ada PERSON\n", 'line 61: tag "PERSON"'),
+    (ner, "utf16.conll", TAGGED.encode("utf-16"), "line 1: not UTF-8"),
+    (ner, "nul.txt", TAGGED + "A\0a O\n", "line 61: holds a NUL byte"),
+    (ner, "words.conll", "Ada\nran\n", "tags"),
+    (ner, "unequal.jsonl", json.dumps({"tokens": ["a"], "ner_tags": []}), "line 1: 1 words but 0 tags"),
+    (ner, "numbers.jsonl", json.dumps({"tokens": ["a"], "ner_tags": [3]}), "line 1: tags are integers"),
+    (ner, "span.jsonl", json.dumps({"text": "Ada", "entities": [{"start": 0, "end": 9, "label": "A"}]}), "line 1: "),
+    (ner, "columns.csv", ROWS, "column"),
+    (qa, "empty.json", "", "holds no rows"),
+    (qa, "cut.json", nested({"context": "a", "qas": []})[:-9], "broken JSON"),
+    (qa, "no_context.json", nested({"qas": [{"id": "1", "question": "q", "answers": []}]}), "context"),
+    (qa, "no_qas.json", nested({"context": "Ada"}), "qas"),
+    (qa, "paragraphs.json", '{"data": [{"title": "t", "paragraphs": 3}]}', "paragraphs"),
+    (qa, "question.jsonl", question(question=["q"]), "line 5: "),
+    (qa, "context.jsonl", question(context=""), "line 5: the answers of this question and 0 more of 5"),
+    (qa, "answers.jsonl", question(answers="Ada"), "line 5: "),
+    (qa, "start.jsonl", question(answers={"text": ["Ada"], "answer_start": ["x"]}), "line 5: "),
+    (qa, "unequal.jsonl", question(answers={"text": ["Ada"], "answer_start": [0, 1]}), "line 5: "),
+    (qa, "elsewhere.jsonl", question(answers={"text": ["Eve"], "answer_start": [0]}), "line 5: the answers"),
+    (qa, "columns.csv", ROWS, "column"),
+    (qa, "deep.json", '{"data": ' + "[" * 100_000, "nested too deeply"),
+]
+
+# Flags with good files: recipe, flags, what the message must say. {folder} holds what `tmp_files` makes.
+FLAGS = [
+    (text_classification, "--train_file {folder}", "is a folder"),
+    (text_classification, "--train_file {folder}/absent.csv", "No such file"),
+    (text_classification, "--train_file {folder}/loop.csv", "symbolic link"),
+    (text_classification, "--train_file {folder}/secret.csv", "Permission denied"),
+    (text_classification, "--train_file {folder}/cut.parquet", "no readable Parquet file"),
+    (text_classification, "--train_file {folder}/numbers.parquet", "row 1: "),
+    (text_classification, "--validation_file {folder}/unseen.csv", "maybe"),
+    (text_classification, "--text_columns body", "body"),
+    (text_classification, "--label_column stars", "name the column with --label_column"),
+    (text_classification, "--task_name mrpc", "--task_name mrpc: must be one of"),
+    (text_classification, "--regression true", "label"),
+    (text_classification, "--class_weights heavy", "--class_weights heavy: must be balanced"),
+    (text_classification, "--num_train_epoch 3", "did you mean --num_train_epochs"),
+    (text_classification, "--num_train_epochs many", "num_train_epochs"),
+    (text_classification, "--max_train_samples 0", "--max_train_samples 0: must be at least 1"),
+    (text_classification, "--max_seq_length 2", "--max_seq_length 2"),
+    (text_classification, "--max_seq_length 100000", "--max_seq_length 100000"),
+    (text_classification, "--per_device_train_batch_size 0", "--per_device_train_batch_size"),
+    (text_classification, "--gradient_accumulation_steps 0", "--gradient_accumulation_steps"),
+    (text_classification, "--learning_rate nan", "--learning_rate"),
+    (text_classification, "--learning_rate -1", "--learning_rate"),
+    (text_classification, "--num_train_epochs -1", "--num_train_epochs"),
+    (text_classification, "--seed -1", "--seed"),
+    (text_classification, "--freeze 99", "--freeze 99: must be"),
+    (text_classification, "--attn_implementation fast", "fast"),
+    (text_classification, "--early_stopping_patience 2 --eval_strategy no", "needs evaluations"),
+    (text_classification, "--resume_from_checkpoint {folder}/absent", "--resume_from_checkpoint"),
+    (text_classification, "--do_train false", "train it first"),
+    (text_classification, "--model_name_or_path {folder}/absent", "neither a local path nor in the cache"),
+    (text_classification, "--model_name_or_path {folder}/untokenized", "tokenizer"),
+    (text_classification, "--model_name_or_path {folder}/pickle", "no *.safetensors weights"),
+    (text_classification, "--model_name_or_path {folder}/cut", "cannot be loaded as a model"),
+    (text_classification, "--model_name_or_path {folder}/shape", "cannot be loaded as a model"),
+    (text_classification, "--model_name_or_path {folder}/config", "cannot be loaded as a"),
+    (text_classification, "--model_name_or_path {folder}/code", "cannot be loaded as a"),
+    (text_classification, "--model_name_or_path {folder}/loop.csv", "loop.csv"),
+    (text_classification, "--output_dir {folder}/loop.csv", "loop.csv"),
+    (nli, "--validation_file {folder}/pairs_unseen.csv", "maybe"),
+    (qa, "--validation_file {folder}/twice.jsonl", 'id "1" and 0 more occur twice'),
+    (ner, "--max_seq_length 1", "--max_seq_length 1"),
+    (ner, "--doc_stride 64 --max_seq_length 64", "--doc_stride 64"),
+    (qa, "--doc_stride 64 --max_seq_length 64", "--doc_stride 64"),
+    (qa, "--doc_stride -1", "--doc_stride -1"),
+    (qa, "--n_best_size 0", "--n_best_size 0: must be at least 1"),
+    (qa, "--max_answer_length 0", "--max_answer_length 0: must be at least 1"),
+    (qa, "--label_smoothing_factor 0.1", "--label_smoothing_factor"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    model = save_tiny_bert(folder / "model", ["Ada ran first second row yes no times who"])
+    for module, (name, content) in GOOD.items():
+        (folder / module.__name__).mkdir()
+        (folder / module.__name__ / name).write_text(content)
+    (folder / "loop.csv").symlink_to(folder / "loop.csv")
+    (folder / "secret.csv").write_text(ROWS)
+    (folder / "twice.jsonl").write_text(question(id="1"))
+    (folder / "secret.csv").chmod(0)
+    (folder / "unseen.csv").write_text(ROWS + "row,maybe\n")
+    (folder / "pairs_unseen.csv").write_text(PAIRS + "a,b,maybe\n")
+    table = pyarrow.table({"text": [f"row {i}" for i in range(900)], "label": ["yes", "no", "no"] * 300})
+    pyarrow.parquet.write_table(table, folder / "whole.parquet")
+    (folder / "cut.parquet").write_bytes((folder / "whole.parquet").read_bytes()[:-30])
+    pyarrow.parquet.write_table(pyarrow.table({"text": [1, 2], "label": ["a", "b"]}), folder / "numbers.parquet")
+    for name in ("untokenized", "pickle", "cut", "shape", "config", "code"):
+        shutil.copytree(model, folder / name)
+    for path in (folder / "untokenized").glob("*token*"):
+        path.unlink()
+    (folder / "pickle" / "model.safetensors").unlink()
+    torch.save({"weight": torch.ones(1)}, folder / "pickle" / "pytorch_model.bin")
+    weights = (folder / "cut" / "model.safetensors").read_bytes()
+    (folder / "cut" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    config = json.loads((folder / "shape" / "config.json").read_text())
+    (folder / "shape" / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
+    (folder / "config" / "config.json").write_text("{")
+    strange = {**config, "model_type": "strange", "auto_map": {"AutoConfig": "attack.Config"}}
+    (folder / "code" / "config.json").write_text(json.dumps(strange))
+    (folder / "code" / "attack.py").write_text(f"open({str(folder / 'attacked')!r}, 'w')\n")
+    return folder
+
+
+def refused(module, folder, tmp_path, capsys, *flags):
+    """The one line that a recipe ends with; it must leave nothing in its output folder."""
+    name, _ = GOOD[module]
+    output = tmp_path / "run"
+    argv = f"--model_name_or_path {folder}/model --train_file {folder}/{module.__name__}/{name} --use_cpu true "
+    argv += (
+        f"--validation_file {folder}/{module.__name__}/{name} --bf16 false --disable_tqdm true --output_dir {output}"
+    )
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        run_as_command(lambda: module.main([*argv.split(), *flags]))
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") or "\nerror: " in message
+    line = message[message.index("error: ") :]
+    assert line.count("\n") == 1 and "Traceback" not in message
+    assert not output.exists()
+    assert len(line) < 700
+    return line
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "content", "expected"), FILES, ids=[f"{f[0].__name__[8:]}-{f[1]}" for f in FILES]
+)
+def test_a_bad_file_is_refused_in_one_line(module, name, content, expected, folder, tmp_path, capsys):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    line = refused(module, folder, tmp_path, capsys, "--train_file", str(path))
+    assert name in line and expected in line
+
+
+@pytest.mark.parametrize(("module", "flags", "expected"), FLAGS, ids=[f"{f[0].__name__[8:]} {f[1]}" for f in FLAGS])
+def test_a_bad_flag_is_refused_in_one_line(module, flags, expected, folder, tmp_path, capsys):
+    if "secret" in flags and os.access(folder / "secret.csv", os.R_OK):
+        pytest.skip("this user may read everything")
+    assert expected in refused(module, folder, tmp_path, capsys, *flags.format(folder=folder).split())
+    assert not (folder / "attacked").exists()
