@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -40,6 +41,8 @@ def run_as_command(main: Callable[[], object]) -> None:
         main()
     except InputError as error:
         fail(str(error))
+    except pickle.UnpicklingError:  # by torch.load(weights_only=True), which runs nothing
+        fail("the checkpoint holds more than numbers and is not loaded; name another with --resume_from_checkpoint")
     except KeyboardInterrupt:  # outside training, which saves a checkpoint first
         print("Interrupted; the same command goes on where it can.", file=sys.stderr)
         raise SystemExit(130) from None

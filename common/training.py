@@ -175,6 +175,12 @@ class RecipeTrainer(Trainer):
                 f"out of memory with {rows} rows of {length} tokens on {self.args.device}; {remedy}"
             ) from None
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The stock evaluation draws a random number, so that training after it depends on how often one evaluates,
+        and a run resumed from a checkpoint saved just before an evaluation ends elsewhere."""
+        with torch.random.fork_rng(devices=[]):
+            return super().evaluate(*args, **kwargs)
+
     def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
         """Called after every step. The stock Trainer trains on with NaN and saves it over what was good."""
         if self.args.fp16 and self.accelerator.optimizer_step_was_skipped:

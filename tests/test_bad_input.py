@@ -1,15 +1,23 @@
 """Bad input to the four recipes: exit code 2, one line with the place and the remedy, nothing left behind."""
 
+import hashlib
 import json
 import os
+import pickle
 import shutil
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from common.errors import run_as_command
+from common.data import Source, read_rows
+from common.errors import InputError, run_as_command
+from common.labels import find_columns, labelled_texts
+from common.questions import questions_and_answers
+from common.tags import tagged_sentences
 from recipes import ner, nli, qa, text_classification
 from tests.conftest import save_tiny_bert
 
@@ -25,6 +33,12 @@ QUESTIONS = [
     }
     for i in range(20)
 ]
+FIELDS = "text label premise hypothesis tokens ner_tags entities start end question context answers answer_start data "
+FIELDS += "paragraphs qas is_impossible answer_text id"
+NAMES = st.sampled_from(FIELDS.split())
+TRAIN = "--model_name_or_path {folder}/model --train_file {folder}/recipes.text_classification/a.csv --use_cpu true "
+TRAIN += "--validation_file {folder}/recipes.text_classification/a.csv --bf16 false --disable_tqdm true "
+TRAIN += "--save_strategy no --num_train_epochs 1 --output_dir {output}"
 GOOD = {
     text_classification: ("a.csv", ROWS),
     nli: ("a.csv", PAIRS),
@@ -241,3 +255,86 @@ def test_a_bad_flag_is_refused_in_one_line(module, flags, expected, folder, tmp_
         pytest.skip("this user may read everything")
     assert expected in refused(module, folder, tmp_path, capsys, *flags.format(folder=folder).split())
     assert not (folder / "attacked").exists()
+
+
+# Any bytes: bytes at random, and bytes that look like the format.
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=9,
+)
+PIECES = [*'"\\,{}[]: \t\r\n#', "-DOCSTART-", "B-PER", "I-LOC", "O", "null", "1e999", "\ufeff", "\0", "\u2028"]
+pieces = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=30).map("".join)
+documents = st.one_of(
+    st.binary(max_size=60),
+    pieces.map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.lists(json_values, max_size=4).map(lambda rows: "\n".join(map(json.dumps, rows)).encode()),
+    json_values.map(lambda value: json.dumps(value).encode()),
+)
+PARSERS = {
+    "texts": lambda source: labelled_texts(source, *find_columns(source, 1, None, None), None),
+    "pairs": lambda source: labelled_texts(source, *find_columns(source, 2, None, None), None),
+    "words": lambda source: tagged_sentences(source, None, None, None),
+    "questions": questions_and_answers,
+}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".conll", ".parquet"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=documents)
+def test_any_bytes_are_read_or_refused(suffix, content, tmp_path):
+    path = tmp_path / f"any{suffix}"
+    path.write_bytes(content)
+    for read in (lambda source: read_rows(source.path), *PARSERS.values()):
+        try:
+            list(read(Source(str(path), "", path=str(path))))
+        except InputError as error:
+            assert str(path) in str(error)
+
+
+def test_a_dataset_with_code_in_it_is_not_run(folder, tmp_path, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "data.py").write_text(f"open({str(tmp_path / 'attacked')!r}, 'w')\n")
+    argv = f"--dataset_name {data} --model_name_or_path {folder}/model --use_cpu true --output_dir {tmp_path}/run"
+    with pytest.raises(SystemExit, match="2"):
+        run_as_command(lambda: ner.main(argv.split()))
+    assert capsys.readouterr().err.count("error: ") == 1 and not (tmp_path / "attacked").exists()
+
+
+def test_a_pickle_is_never_opened(folder, tmp_path, capsys):
+    """A checkpoint whose optimizer state runs code when unpickled is refused; so is a model of pickled weights."""
+
+    class Attack:
+        def __reduce__(self):
+            return open, (str(tmp_path / "attacked"), "w")
+
+    argv = [*TRAIN.format(folder=folder, output=tmp_path / "run").split(), "--num_train_epochs", "2"]
+    text_classification.main([*argv, "--save_strategy", "epoch"])
+    checkpoint = next((tmp_path / "run").glob("checkpoint-*"))
+    (tmp_path / "run" / "training_args.bin").write_bytes(pickle.dumps(Attack()))
+    evaluate = f"--do_train false --model_name_or_path {tmp_path}/run --output_dir {tmp_path}/eval"
+    text_classification.main([*argv, *evaluate.split()])
+    torch.save(Attack(), checkpoint / "optimizer.pt")
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    content = (checkpoint / "optimizer.pt").read_bytes()
+    manifest["optimizer.pt"] = [len(content), hashlib.sha256(content).hexdigest()]
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    resume = f"--resume_from_checkpoint {checkpoint} --output_dir {tmp_path}/other --save_strategy epoch"
+    with pytest.raises(SystemExit, match="2"):
+        run_as_command(lambda: text_classification.main([*argv, *resume.split()]))
+    assert not (tmp_path / "attacked").exists()
+    assert "error: " in capsys.readouterr().err
+
+
+def test_a_text_never_becomes_a_path_or_markup(folder, tmp_path):
+    """Label names and texts from data stay text: in file names, in the model card, in the predictions."""
+    labels = ["<script>alert(1)</script>", "../../escape"]
+    data = tmp_path / "a.csv"
+    data.write_text("text,label\n" + "".join(f"<img src=x> {i},{labels[i % 2]}\n" for i in range(20)))
+    argv = TRAIN.format(folder=folder, output=tmp_path / "run").split()
+    text_classification.main([*argv, "--train_file", str(data), "--validation_file", str(data)])
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "<script" not in card and "<img" not in card
+    outside = {path.name for path in tmp_path.iterdir()}
+    assert outside == {"a.csv", "run"}

@@ -243,6 +243,16 @@ def test_killed_in_the_second_epoch_and_resumed_is_bit_for_bit_the_same(ner_flag
     ).read_text()
 
 
+def test_evaluations_leave_training_as_it_is(ner_flags, tmp_path):
+    """Also across a resumed run: the checkpoint of step 9 ends the first epoch and is older than its evaluation."""
+    flags = changed(ner_flags, save_strategy="steps", save_steps=9)
+    often = ner.main(changed(flags, output_dir=tmp_path / "often", eval_strategy="steps", eval_steps=2))
+    assert ner.main(changed(flags, output_dir=tmp_path / "never", eval_strategy="no")) == often
+    assert interrupt(changed(flags, output_dir=tmp_path / "killed"), 12, signal.SIGKILL).returncode == -9
+    assert ner.main(changed(flags, output_dir=tmp_path / "killed")) == often
+    assert weights(tmp_path / "often") == weights(tmp_path / "never") == weights(tmp_path / "killed")
+
+
 def test_resume_from_checkpoint_takes_true_false_and_a_path(ner_flags, tmp_path, capsys):
     """D9: the peers answer `Can't find a valid checkpoint at True`."""
     flags = changed(ner_flags, save_strategy="steps", save_steps=5)
