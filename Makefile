@@ -11,7 +11,7 @@ ARGS ?=
 # What OFFLINE=1 stands for, per recipe: the checkpoint from the package index, the bundled sample, and settings that
 # suit them and take a minute or two. Flags in ARGS come later and win.
 sample = --model_name_or_path $(CHECKPOINT) --train_file $(SAMPLES)/$1/train.$2 \
-	--validation_file $(SAMPLES)/$1/validation.$2 --test_file $(SAMPLES)/$1/test.$2 --save_strategy no
+	--validation_file $(SAMPLES)/$1/validation.$2 --test_file $(SAMPLES)/$1/test.$2 --save_strategy no --eval_strategy no
 offline_text_classification = $(call sample,text_classification,csv) \
 	--learning_rate 1e-4 --num_train_epochs 3 --per_device_train_batch_size 16 --freeze embeddings
 offline_nli = $(call sample,nli,csv) \
@@ -64,8 +64,8 @@ test-all: setup checkpoint ## all tests
 torture: setup ## kill runs at random moments and resume them: 20 rounds of each recipe; ARGS="--rounds 3 --recipes ner"
 	$(PY) -m tests.torture $(ARGS)
 
-bench: setup checkpoint ## what the defaults are worth, about 15 minutes; FULL=1 for whole runs, ARGS="--recipes nli"
-	$(PY) -m tests.bench $(if $(filter 1,$(FULL)),--full) $(ARGS)
+bench: setup checkpoint ## what the defaults are worth, about 15 minutes; FULL=1 whole runs, GPU=1 BERT-base on a GPU
+	$(PY) -m tests.bench $(if $(filter 1,$(FULL)),--full) $(if $(filter 1,$(GPU)),--gpu) $(ARGS)
 
 lint: setup ## ruff
 	$(PY) -m ruff check .

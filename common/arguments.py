@@ -138,7 +138,8 @@ def parse_arguments(
     check_range(asked, 0, 1e6, "learning_rate", "num_train_epochs", "weight_decay", "max_grad_norm")
     choice, reason = choose_precision(asked)
     parser.set_defaults(**choice)
-    tune_cpu(choice["use_cpu"] and asked.cpu_tuning)
+    is_tuned = choice["use_cpu"] and asked.cpu_tuning and not asked.torch_compile  # which draws its own masks
+    tune_cpu(is_tuned)
     try:
         args, training_args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     except (ValueError, TypeError, ImportError) as error:
@@ -154,7 +155,7 @@ def parse_arguments(
     if not is_main_process():
         log.setLevel(logging.WARNING)
     log.info("Precision %s: %s. Device %s.", precision_name(training_args), reason, training_args.device)
-    if choice["use_cpu"] and args.cpu_tuning:
+    if is_tuned:
         log.info("CPU: freed memory is kept, denormal numbers are zero, dropout draws 16 bits (--cpu_tuning).")
     go_offline_without_hub(
         args.model_name_or_path,

@@ -3,7 +3,7 @@
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from common.tags import entities
 
@@ -56,7 +56,7 @@ def entity_errors(references: Sequence[Sequence[str]], predictions: Sequence[Seq
     return dict(counts)
 
 
-def entity_lookup(train_tokens: Sequence, train_tags: Sequence, tokens: Sequence) -> list[list[str]]:
+def entity_lookup(train_tokens: Iterable, train_tags: Iterable, tokens: Iterable) -> list[list[str]]:
     """The CoNLL-2003 shared task's baseline: tag the phrases that are entities of one type only in the training data,
     the longest first (Tjong Kim Sang and De Meulder 2003, section 3.2). What a dictionary of names reaches alone.
 

@@ -56,7 +56,7 @@ def show_entities(split: str, datasets: Any, predicted: list[list[str]]) -> None
     log.info("Errors: %s.", ", ".join(f"{count} {kind}" for kind, count in entity_errors(gold, predicted).items()))
     if "train" in datasets:
         train = datasets["train"]
-        baseline = entity_lookup(train["tokens"][:], train["ner_tags"][:], datasets[split]["tokens"][:])
+        baseline = entity_lookup(train["tokens"], train["ner_tags"], datasets[split]["tokens"])
         log.info(
             "F1 %.4f; looking up the names of train (trivial baseline): %.4f.",
             scores["f1"],
@@ -67,7 +67,8 @@ def show_entities(split: str, datasets: Any, predicted: list[list[str]]) -> None
 def show_tagged_data(datasets: Any, features: Any) -> None:
     """What the run is about to read: sizes, entities per type, lengths, windows, words without pieces, repetitions."""
     rows = []
-    words_of_train = {tuple(tokens) for tokens in datasets["train"]["tokens"]} if "train" in datasets else set()
+    # Hashes instead of texts, here and below: memory does not grow with the file.
+    train = {hash(tuple(tokens)) for tokens in datasets["train"]["tokens"]} if "train" in datasets else set()
     for split, dataset in datasets.items():
         words = sum(len(tokens) for tokens in dataset["tokens"])
         windows = Counter(features[split]["sentence"])
@@ -78,7 +79,7 @@ def show_tagged_data(datasets: Any, features: Any) -> None:
         ):
             pieces[sentence] += length
             read += sum(word >= 0 for word in word_ids)
-        repeated = sum(tuple(tokens) in words_of_train for tokens in dataset["tokens"]) if split != "train" else "-"
+        repeated = sum(hash(tuple(tokens)) in train for tokens in dataset["tokens"]) if split != "train" else "-"
         types = Counter(e[0] for tags in dataset["ner_tags"] if tags for e in entities(tags))
         lengths = list(pieces.values()) or [0]
         rows.append(
@@ -112,14 +113,18 @@ def show_tagged_data(datasets: Any, features: Any) -> None:
 def show_labelled_data(datasets: Any, features: Any, label_list: Sequence[str] | None) -> None:
     """What the run is about to read: classes and their shares, lengths, rows cut, rows that repeat."""
     rows = []
-    train = {(row["text"], row["text_pair"]) for row in datasets["train"]} if "train" in datasets else set()
+    hashes = {
+        split: [hash(texts) for texts in zip(dataset["text"], dataset["text_pair"], strict=True)]
+        for split, dataset in datasets.items()
+    }
+    train = set(hashes.get("train", ()))
     for split, dataset in datasets.items():
         counts = Counter(label for label in dataset["label"] if label is not None)
         if counts and label_list is not None:
             shares = ", ".join(f"{name} {counts[name]} ({counts[name] / counts.total():.0%})" for name in label_list)
             log.info("%s: %s.", split, shares)
         whole, kept = (np.array(features[split][name][:]) for name in ("whole_length", "length"))
-        texts = list(zip(dataset["text"], dataset["text_pair"], strict=True))
+        texts = hashes[split]
         repeated = sum(text in train for text in texts) if split != "train" else "-"
         cut = int((whole > kept).sum())
         row = [
@@ -175,12 +180,12 @@ def show_labels(
 def show_question_data(datasets: Any, features: Any) -> None:
     """What the run is about to read: questions, contexts, lengths, windows, what was cut or lies outside, overlap."""
     rows = []
-    known = set(datasets["train"]["context"]) if "train" in datasets else set()
+    known = set(map(hash, datasets["train"]["context"])) if "train" in datasets else set()
     for split, dataset in datasets.items():
         windows = Counter(features[split]["row"])
         lengths = features[split]["length"][:]
-        contexts = dataset["context"][:]
-        answers = dataset["answers"][:]
+        contexts = list(map(hash, dataset["context"]))
+        answers = dataset["answers"]
         # Windows without an answer point at one position twice, and so does an answer of one piece; [CLS] comes first.
         held = (
             {

@@ -28,8 +28,10 @@ from common.training import is_main_process, positions, precision_name, total_ba
 
 log = logging.getLogger("recipes")
 RUN_FILE, RESULTS_FILE, MANIFEST, LOCK = "run.json", "all_results.json", "manifest.json", ".lock"
-OUTPUTS = (RUN_FILE, RESULTS_FILE, "predictions.jsonl", "predictions.conll", "predictions.json")
-OUTPUTS += ("nbest_predictions.json", "null_odds.json", "README.md")
+OUTPUTS = f"""
+    {RUN_FILE} {RESULTS_FILE} predictions.jsonl predictions.conll predictions.json nbest_predictions.json
+    null_odds.json README.md
+""".split()
 
 # Arguments that cannot change the result: by name, or by how the name starts. What is not listed here is part of a
 # run's identity, so a new flag is refused rather than overlooked. Files are known by their content instead.
@@ -206,16 +208,16 @@ def speed(run: Run, trainer: Any) -> dict[str, Any]:
     Counted from lengths and the order of batches, without reading anything back from the device.
     """
     watch, args, state = run.stopwatch, trainer.args, trainer.state
-    total = time.time() - watch.process_started
+    total = round(time.time() - watch.process_started, 1)
     if watch.train_began is None:
-        return {"seconds": {"total": round(total, 1)}}
+        return {"seconds": {"total": total}}
     evaluated = sum(row["eval_runtime"] for row in state.log_history[watch.logged_before :] if "eval_runtime" in row)
-    seconds = {
+    parts = {
         "set-up": watch.train_began - watch.process_started,
         "training": watch.train_ended - watch.train_began - evaluated,
         "evaluation": time.time() - watch.train_ended + evaluated,
-        "total": total,
     }
+    found: dict[str, Any] = {"seconds": {**{name: round(value, 1) for name, value in parts.items()}, "total": total}}
     lengths = trainer.train_dataset["length"][:]
     sampler, batch = trainer._get_train_sampler(), total_batch_size(args)
     steps_per_epoch = -(-len(lengths) // batch)
@@ -230,16 +232,13 @@ def speed(run: Run, trainer: Any) -> dict[str, Any]:
             of_epoch = positions(lengths, order, args.train_batch_size, multiple)
             tokens, computed = tokens + of_epoch[0], computed + of_epoch[1]
     if not tokens:
-        return {"seconds": {name: round(value, 1) for name, value in seconds.items()}}
-    found = {
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "useful_tokens_per_second": round(tokens / seconds["training"], 1),
-        "padding_share": round(1 - tokens / computed, 4),
-    }
+        return found
+    found["useful_tokens_per_second"] = round(tokens / parts["training"], 1)
+    found["padding_share"] = round(1 - tokens / computed, 4)
     log.info(
         "Seconds: set-up %.0f, training %.0f, evaluation %.0f. Training: %.0f useful tokens a second, %.1f %% padding, "
         "effective batch %d.",
-        *list(seconds.values())[:3],
+        *parts.values(),
         found["useful_tokens_per_second"],
         100 * found["padding_share"],
         batch,

@@ -2,6 +2,7 @@
 
     python -m tests.bench                    # a fixed number of steps per arm, about 15 minutes on 2 cores
     python -m tests.bench --full             # whole runs of A and B, one seed: hours on a CPU
+    python -m tests.bench --gpu              # BERT-base with random weights on an NVIDIA GPU: A, B, A compiled
     python -m tests.bench --recipes nli qa --data data
 
 Arms alternate in one run, so that what else the machine does falls on all of them; compare ratios, not seconds. Real
@@ -48,7 +49,7 @@ CASES = {
         ("mrpc/train.csv", "mrpc/validation.csv"),
         ("nli/train.csv", "nli/validation.csv"),
         "mrpc",
-        12,
+        8,
         "--num_train_epochs 3",
         128,
     ),
@@ -75,7 +76,7 @@ CASES = {
         ("squad/train-v1.1.json", "squad/dev-v1.1.json"),
         ("qa/train.json", "qa/validation.json"),
         None,
-        10,
+        5,
         "--num_train_epochs 2 --max_train_samples 2000 --max_eval_samples 2000",
         384,
     ),
@@ -83,42 +84,51 @@ CASES = {
 
 
 def arms(case: Case, full: bool) -> dict[str, dict[str, Any]]:
-    """What each arm changes: flags, what rows are padded to, and environment variables."""
+    """What each arm changes: flags, what rows are padded to, environment variables, and what is switched off."""
     import torch
+
+    from common.cpu import cpu_bf16_speedup
 
     gpu = torch.cuda.is_available()
     attention = "eager" if gpu else "sdpa"
-    stock_attention = "--attn_implementation sdpa"
     returned = {"MALLOC_CHECK_": "0"}  # any MALLOC_ variable leaves the allocator as it is
-    stock = (
-        f"--bf16 false --fp16 false --tf32 false {stock_attention} --train_sampling_strategy random "
-        "--per_device_eval_batch_size 8 --logging_nan_inf_filter true"
-    )
-    if not gpu:
-        stock = stock.replace("--tf32 false ", "")
+    stock = "--bf16 false --fp16 false --attn_implementation sdpa --train_sampling_strategy random --cpu_tuning false "
+    stock += "--per_device_eval_batch_size 8 --logging_nan_inf_filter true" + " --tf32 false" * gpu
     found: dict[str, dict[str, Any]] = {"A": {}, "B": {"flags": stock, "pad": case.padded_to, "env": returned}}
     if full:
         return found
-    found["A, fp32"] = {"flags": "--bf16 false --fp16 false"}
-    if not gpu:
+    if gpu or cpu_bf16_speedup() > 1.5:
+        found["A, fp32"] = {"flags": "--bf16 false --fp16 false"}
+    else:
         found["A, bf16"] = {"flags": "--bf16 true"}
+    if not gpu:
         found["A, memory returned"] = {"env": returned}
+        found["A, stock dropout"] = {"without": "dropout"}
     found[f"A, {attention} attention"] = {"flags": f"--attn_implementation {attention}"}
     found["A, random order"] = {"flags": "--train_sampling_strategy random"}
     if case.padded_to:
         found[f"A, padded to {case.padded_to}"] = {"pad": case.padded_to}
+    # No default, but the most that could be saved on the embedding matrix, its gradient and its update.
+    found["A, embeddings frozen"] = {"flags": "--freeze embeddings"}
     return found | {"A again": {}, "B again": found["B"]}
 
 
-def run_arm(name: str, case: Case, arm: dict[str, Any], folder: Path, data: Path, full: bool, model: str) -> dict:
+def gpu_arms(case: Case) -> dict[str, dict[str, Any]]:
+    """BERT-base at batch 32: the defaults, the example scripts' settings, and the defaults compiled."""
+    batch = "--per_device_train_batch_size 32"
+    found = {name: {**arm, "flags": f"{arm.get('flags', '')} {batch}"} for name, arm in arms(case, full=True).items()}
+    return found | {"A, compiled": {"flags": f"{batch} --torch_compile true"}}
+
+
+def run_arm(name: str, case: Case, arm: dict[str, Any], folder: Path, data: Path, model: str, length: str) -> dict:
     """Run one arm as a process of its own; its seconds from start to end and what its run.json says."""
     is_real = all((data / file).exists() for file in case.files)
     train, held_out = (data / f for f in case.files) if is_real else (f"{SAMPLES}/{f}" for f in case.sample)
     flags = "--learning_rate 2e-4" + (f" --task_name {case.task}" if is_real and case.task else "")
-    quick = f"--max_steps {case.steps} --max_eval_samples 100 --save_strategy no --eval_strategy no"
-    command = [sys.executable, "-m", "tests.bench", "--worker", case.recipe, "--pad", str(arm.get("pad") or 0), "--"]
+    command = [sys.executable, "-m", "tests.bench", "--worker", case.recipe, "--pad", str(arm.get("pad") or 0)]
+    command += ["--without", arm.get("without", "nothing"), "--"]
     command += f"--model_name_or_path {model} --train_file {train} --validation_file {held_out} {flags}".split()
-    command += f"{case.full if full else quick} {arm.get('flags', '')}".split()
+    command += f"{length} --save_strategy no --eval_strategy no {arm.get('flags', '')}".split()
     command += ["--output_dir", str(folder), "--overwrite", "true", "--disable_tqdm", "true"]
     start = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **arm.get("env", {})})
@@ -140,9 +150,13 @@ def run_arm(name: str, case: Case, arm: dict[str, Any], folder: Path, data: Path
     }
 
 
-def worker(recipe: str, pad: int, flags: list[str]) -> None:
-    """Run a recipe, with every row padded to `pad` where that is asked for; no recipe has a flag for it."""
+def worker(recipe: str, pad: int, without: str, flags: list[str]) -> None:
+    """Run a recipe, with every row padded to `pad` or with stock dropout; no recipe has a flag for these."""
     module = importlib.import_module(f"recipes.{recipe}")
+    if without == "dropout":
+        from common import cpu
+
+        cpu.cheap_dropout = cpu.stock_dropout
     if pad:
         collator = module.DataCollatorWithPadding
         module.DataCollatorWithPadding = lambda tokenizer, **_: collator(tokenizer, pad_to_multiple_of=pad)
@@ -183,13 +197,65 @@ def answer_choice() -> dict[str, float]:
     return seconds
 
 
-def summary(rows: list[dict[str, Any]], choice: dict[str, float] | None) -> str:
-    """The table in Markdown: per recipe and arm, the mean over its repetitions, and B's figure over the arm's."""
+def update_of_unseen_words(denormals_are_zero: bool) -> float:
+    """Seconds of an AdamW update of a 30,522 x 384 embedding matrix when most words have not occurred for 900 steps."""
+    import torch
+
+    torch.set_flush_denormal(denormals_are_zero)
+    weight = torch.nn.Parameter(torch.zeros(30_522, 384))
+    optimizer = torch.optim.AdamW([weight], fused=True)
+    weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    optimizer.state[weight]["exp_avg"].fill_(0.9**900)  # a first moment of 1, times beta_1 at each step
+    seconds = []
+    for _ in range(9):
+        start = time.perf_counter()
+        optimizer.step()
+        seconds.append(time.perf_counter() - start)
+    torch.set_flush_denormal(False)
+    return min(seconds)
+
+
+def bert_base(tokenizer_from: str) -> tuple[str, float]:
+    """A BERT-base with random weights, which serves for speed: its folder, and its parameters beside the embeddings."""
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    folder = ROOT / OUTPUT / "bert-base"
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_from)
+    model = BertModel(BertConfig(vocab_size=len(tokenizer)))
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder), sum(p.numel() for name, p in model.named_parameters() if "embeddings" not in name)
+
+
+def matrix_rate() -> float:
+    """Floating point operations a second of the device in products of 8192 x 8192 bf16 matrices."""
+    import torch
+
+    x = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
+    for _ in range(3):
+        x @ x
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(20):
+        x @ x
+    torch.cuda.synchronize()
+    return 20 * 2 * 8192**3 / (time.perf_counter() - start)
+
+
+def summary(rows: list[dict[str, Any]], notes: list[str], flops: tuple[float, float] | None = None) -> str:
+    """The table in Markdown: per recipe and arm, the mean over its repetitions, and B's figure over the arm's.
+
+    Args:
+        flops: of the model for a token trained on, and of the device in a second, where the share is wanted.
+    """
     lines = [
         f"Measured on {platform.machine()}, {os.cpu_count()} cores; {time.strftime('%Y-%m-%d')}.",
         "",
-        "| recipe, data | arm | seconds, all | B / arm | useful tokens a second | arm / B | padding | precision |",
-        "|---|---|---|---|---|---|---|---|",
+        "| recipe, data | arm | seconds, all | B / arm | useful tokens a second | arm / B | padding | precision |"
+        + " model FLOP use |" * bool(flops),
+        "|---|---|---|---|---|---|---|---|" + "---|" * bool(flops),
     ]
     for recipe in dict.fromkeys(row["recipe"] for row in rows):
         of_recipe = [row for row in rows if row["recipe"] == recipe]
@@ -204,12 +270,9 @@ def summary(rows: list[dict[str, Any]], choice: dict[str, float] | None) -> str:
                 f"| {recipe}, {row['data']} | {arm} | {seconds:.0f} | {mean('B', 'end to end') / seconds:.2f} | "
                 f"{tokens:.0f} | {tokens / mean('B', 'useful tokens per second'):.2f} | "
                 f"{row['padding share']:.1%} | {row['precision']} |"
+                + (f" {flops[0] * tokens / flops[1]:.1%} |" if flops else "")
             )
-    if choice:
-        ratio = choice["double loop"] / choice["arrays"]
-        lines += ["", f"Answer choice, 1,000 windows of 180 pieces, one core: {choice['arrays']:.2f} s on arrays, "]
-        lines[-1] += f"{choice['double loop']:.2f} s in a plain double loop over all spans: {ratio:.0f} times."
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *notes])
 
 
 def main() -> None:
@@ -219,23 +282,46 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with real data")
     parser.add_argument("--model", default="models/all-MiniLM-L6-v2", help="checkpoint that all arms start from")
     parser.add_argument("--full", action="store_true", help="whole runs of A and B")
+    parser.add_argument("--gpu", action="store_true", help="BERT-base with random weights: A, B and A compiled")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--pad", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--without", default="nothing", help=argparse.SUPPRESS)
     parser.add_argument("flags", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        worker(args.worker, args.pad, args.flags)
+        worker(args.worker, args.pad, args.without, args.flags)
         return
     rows: list[dict[str, Any]] = []
     (ROOT / OUTPUT).mkdir(parents=True, exist_ok=True)
+    model, flops = args.model, None
+    if args.gpu:
+        model, parameters = bert_base(args.model)
+        flops = 6 * parameters, matrix_rate()
     for recipe in args.recipes:
-        for name, arm in arms(CASES[recipe], args.full).items():
+        case = CASES[recipe]
+        if args.gpu:
+            chosen, length = gpu_arms(case), "--max_steps 300 --max_train_samples 20000 --max_eval_samples 100"
+        else:
+            chosen = arms(case, args.full)
+            length = f"--max_steps {case.steps} --max_train_samples 2000 --max_eval_samples 100"
+        for name, arm in chosen.items():
             folder = OUTPUT / f"{recipe}-{name.replace(', ', '-').replace(' ', '-')}"
-            rows.append(run_arm(name, CASES[recipe], arm, folder, args.data, args.full, args.model))
+            rows.append(run_arm(name, case, arm, folder, args.data, model, case.full if args.full else length))
             print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
             (ROOT / OUTPUT / "bench.json").write_text(json.dumps(rows, indent=1) + "\n")
-    choice = answer_choice() if "qa" in args.recipes else None
-    text = summary(rows, choice)
+    notes = []
+    if not args.gpu and not args.full:
+        slow, fast = update_of_unseen_words(False), update_of_unseen_words(True)
+        notes = [
+            f"AdamW update of an embedding matrix of words long unseen: {1000 * fast:.0f} ms where denormal numbers "
+        ]
+        notes[0] += f"are zero, {1000 * slow:.0f} ms where they are not ({slow / fast:.1f} times)."
+        if "qa" in args.recipes:
+            choice = answer_choice()
+            ratio = choice["double loop"] / choice["arrays"]
+            notes.append(f"Answer choice, 1,000 windows of 180 pieces, one core: {choice['arrays']:.2f} s on arrays, ")
+            notes[-1] += f"{choice['double loop']:.2f} s in a plain double loop over all spans: {ratio:.0f} times."
+    text = summary(rows, notes, flops)
     (ROOT / OUTPUT / "bench.md").write_text(text + "\n")
     print(text)
 

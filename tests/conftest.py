@@ -1,5 +1,6 @@
 """Tiny models and small files, made anew for the tests; no network, no cache of the user's."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -55,6 +56,12 @@ def write_sentences(path: Path, sentences: list[tuple[list[str], list[str]]]) ->
 def read_sample(split: str) -> list[tuple[list[str], list[str]]]:
     blocks = (SAMPLE / f"{split}.conll").read_text(encoding="utf-8").strip().split("\n\n")
     return [tuple(zip(*(line.split() for line in block.splitlines()), strict=True)) for block in blocks]
+
+
+def logged(run: Path, key: str) -> list[float]:
+    """What a run's only checkpoint says was logged under `key`."""
+    state = json.loads(next(run.glob("checkpoint-*/trainer_state.json")).read_text())
+    return [row[key] for row in state["log_history"] if key in row]
 
 
 @pytest.fixture(scope="session")

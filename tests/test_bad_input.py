@@ -257,9 +257,29 @@ def test_a_bad_flag_is_refused_in_one_line(module, flags, expected, folder, tmp_
     assert not (folder / "attacked").exists()
 
 
+def test_a_word_of_a_megabyte_is_read(folder, tmp_path):
+    """It is no error: the tokenizer makes one piece of it, or the text is cut."""
+    word = "a" * 2**20
+    question = {**QUESTIONS[0], "context": f"Ada {word} ran."}
+    contents = {
+        text_classification: ("a.csv", ROWS + f"{word},yes\n"),
+        nli: ("a.csv", PAIRS + f"{word},{word} row,yes\n"),
+        ner: ("a.conll", TAGGED + f"{word} O\nran O\n"),
+        qa: ("a.json", json.dumps([*QUESTIONS[1:], question])),
+    }
+    for module, (name, content) in contents.items():
+        path = tmp_path / f"{module.__name__}-{name}"
+        path.write_text(content)
+        output = tmp_path / module.__name__
+        argv = f"--model_name_or_path {folder}/model --train_file {path} --validation_file {path} --max_steps 1 "
+        argv += f"--use_cpu true --bf16 false --disable_tqdm true --save_strategy no --output_dir {output}"
+        module.main(argv.split())
+        assert (output / "predictions.jsonl").exists()
+
+
 # Any bytes: bytes at random, and bytes that look like the format.
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_subnormal=False) | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
     max_leaves=9,
 )

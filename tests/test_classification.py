@@ -16,7 +16,7 @@ from common.metrics import label_scores
 from common.scorers import ClassificationScores, RegressionScores
 from common.training import balanced_class_weights, model_label_list
 from recipes import nli, predict, text_classification
-from tests.conftest import ROOT, save_tiny_bert
+from tests.conftest import ROOT, logged, save_tiny_bert
 
 GOOD = ["the film was warm", "the film was cold", "a warm day", "a cold day"]
 
@@ -129,13 +129,13 @@ def test_bad_files_name_the_place(tmp_path, name, content, message):
 def test_labels_that_training_has_not_seen_and_single_classes(tmp_path):
     """D8: the peers answer `KeyError: 7`."""
     train = read(write_csv(tmp_path / "t.csv", ["a,1", "b,2"]))
-    with pytest.raises(InputError, match=r'validation, line 3: label "7" does not occur in train \(1, 2\)'):
+    with pytest.raises(InputError, match=r'v.csv, line 3: label "7" does not occur in train \(1, 2\)'):
         label_names({"train": train, "validation": read(write_csv(tmp_path / "v.csv", ["a,1", "b,7"]))}, None, None)
     with pytest.raises(InputError, match="every label is 1"):
         label_names({"train": read(write_csv(tmp_path / "o.csv", ["a,1", "b,1"]))}, None, None)
     with pytest.raises(InputError, match="is none of not_equivalent, equivalent"):
         read(write_csv(tmp_path / "x.csv", ["a,2"]), names=["not_equivalent", "equivalent"])
-    with pytest.raises(InputError, match=r'train, line 3: label "good" is no number'):
+    with pytest.raises(InputError, match=r's.csv, line 3: label "good" is no number'):
         label_names({"train": read(write_csv(tmp_path / "s.csv", ["a,1.5", "b,good"]))}, None, True)
 
 
@@ -425,11 +425,7 @@ def test_class_weights_are_the_same_under_accumulation_and_with_two_processes(tm
     done = subprocess.run(two, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
-    def logged(name, key):
-        state = json.loads(next((tmp_path / name).glob("checkpoint-*/trainer_state.json")).read_text())
-        return [row[key] for row in state["log_history"] if key in row]
-
     for name in ("accumulated", "two"):
-        assert len(logged(name, "loss")) == 6
-        assert logged(name, "loss") == pytest.approx(logged("whole", "loss"), abs=1e-5)
-        assert logged(name, "grad_norm") == pytest.approx(logged("whole", "grad_norm"), rel=1e-3)
+        assert len(logged(tmp_path / name, "loss")) == 6
+        assert logged(tmp_path / name, "loss") == pytest.approx(logged(tmp_path / "whole", "loss"), abs=1e-5)
+        assert logged(tmp_path / name, "grad_norm") == pytest.approx(logged(tmp_path / "whole", "grad_norm"), rel=1e-3)

@@ -15,7 +15,7 @@ from common.metrics import entity_scores
 from common.runs import checkpoint_fault
 from common.tags import entity_spans
 from recipes import ner, predict
-from tests.conftest import ROOT, read_sample
+from tests.conftest import ROOT, logged, read_sample
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 
@@ -342,12 +342,8 @@ def test_two_processes_train_and_score_as_one_with_the_same_total_batch(ner_flag
     )
     assert done.returncode == 0, done.stderr
 
-    def logged(name, key):
-        state = json.loads(next((tmp_path / name).glob("checkpoint-*/trainer_state.json")).read_text())
-        return [row[key] for row in state["log_history"] if key in row]
-
-    assert logged("two", "loss") == pytest.approx(logged("one", "loss"), abs=1e-5)
-    assert logged("two", "grad_norm") == pytest.approx(logged("one", "grad_norm"), rel=1e-3)
+    assert logged(tmp_path / "two", "loss") == pytest.approx(logged(tmp_path / "one", "loss"), abs=1e-5)
+    assert logged(tmp_path / "two", "grad_norm") == pytest.approx(logged(tmp_path / "one", "grad_norm"), rel=1e-3)
     for name in ("predictions.conll",):
         assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
     results = [json.loads((tmp_path / name / "all_results.json").read_text()) for name in ("one", "two")]

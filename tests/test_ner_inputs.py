@@ -188,11 +188,14 @@ def test_failures_that_need_more_than_one_file(tmp_path, tiny_bert):
     cases = [
         (["--train_file", str(tmp_path / "missing.conll"), "--validation_file", good], "missing.conll: No such file"),
         (["--train_file", folder, "--validation_file", good], "is a folder"),
-        (["--train_file", untagged, "--validation_file", good], "train, line 1: no tags"),
-        (["--train_file", good, "--validation_file", untagged], "validation, line 1: no tags"),
-        (["--train_file", good, "--validation_file", good, "--test_file", mixed], "test, line 2: no tags"),
+        (["--train_file", untagged, "--validation_file", good], "untagged.conll, line 1: no tags"),
+        (["--train_file", good, "--validation_file", untagged], "untagged.conll, line 1: no tags"),
+        (["--train_file", good, "--validation_file", good, "--test_file", mixed], "mixed.jsonl, line 2: no tags"),
         # D8: a validation label never seen in training
-        (["--train_file", good, "--validation_file", unseen], 'validation, line 1: entity type "EVENT" does not occur'),
+        (
+            ["--train_file", good, "--validation_file", unseen],
+            'unseen.conll, line 1: entity type "EVENT" does not occur',
+        ),
         (["--train_file", only_o, "--validation_file", good], "every tag is O"),
         (["--validation_file", good], "--train_file is missing"),
         (["--train_file", good, "--validation_file", good, "--max_train_samples", "0"], "must be at least 1"),

@@ -127,7 +127,7 @@ def test_misplaced_answers_are_mended_dropped_or_refused(tmp_path, caplog):
     checked, version_2 = checked_questions(DatasetDict(train=dataset), None)
     assert len(checked["train"]) == 31 and not version_2
     path.write_text("\n".join(map(json.dumps, [*good[:9], lost])))
-    with pytest.raises(InputError, match="the answers of 1 of 10 questions"):
+    with pytest.raises(InputError, match="line 10: the answers of this question and 0 more of 10"):
         checked_questions(DatasetDict(train=read(path)), None)
 
 

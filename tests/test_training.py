@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, TrainingArguments
+from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, Trainer, TrainingArguments
 
 from common import arguments, training
 from common.errors import InputError
@@ -296,3 +296,41 @@ def test_steps_skipped_by_the_fp16_scaler_are_an_error_when_there_are_many(tmp_p
         trainer._maybe_log_save_evaluate(nothing, norm, None, None, 0, None, 0)
     with pytest.raises(InputError, match=r"in 30 steps in a row .* --fp16 false"):
         trainer._maybe_log_save_evaluate(nothing, torch.tensor(torch.inf), None, None, 0, None, 0)
+
+
+@pytest.mark.parametrize("said", ["Error while serializing: No space left on device (os error 28)", "failed"])
+def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(tmp_path, monkeypatch, said):
+    """safetensors says what is wrong, torch.save does not; then the free space does."""
+    stock = Trainer._save_optimizer_and_scheduler
+
+    def full(self, folder):
+        if self.state.global_step == 2:
+            if said == "failed":
+                monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+            raise RuntimeError(said)
+        stock(self, folder)
+
+    monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", full)
+    trainer = exploding_trainer(tmp_path, save_steps=1, save_strategy="steps")
+    trainer.train_dataset = trainer.train_dataset.filter(lambda row: row["input_ids"] != [5])
+    with pytest.raises(InputError, match="checkpoint-2: no space left on the device; free some and repeat"):
+        trainer.train()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+    assert (tmp_path / "checkpoint-1" / "trainer_state.json").exists()
+
+
+def test_a_word_weighs_alike_in_batches_of_short_and_of_long_sentences(tmp_path, tiny_bert_without_dropout):
+    """Grouped by length, one batch holds 4 sentences of 3 labels, another 4 of 9: 6 on average."""
+    args = TrainingArguments(tmp_path, use_cpu=True, train_sampling_strategy="group_by_length")
+    train = Dataset.from_dict({"labels": [[-100, 1, 1, 1]] * 4 + [[-100] + [1] * 9] * 4})
+    model = AutoModelForTokenClassification.from_pretrained(tiny_bert_without_dropout).train()
+    trainer = RecipeTrainer(model=model, args=args, train_dataset=train, compute_loss_func=cross_entropy_loss())
+    batches = [{"labels": torch.tensor(train["labels"][i : i + 2])} for i in (0, 2, 4, 6)]
+    assert trainer._get_num_items_in_batch(batches[:2], args.device) == 4 * 6
+    assert trainer._get_num_items_in_batch(batches[2:], args.device) == 4 * 6
+    assert trainer._get_num_items_in_batch(batches, args.device) == 8 * 6
+    args.train_sampling_strategy = "random"
+    assert trainer._get_num_items_in_batch(batches[:2], args.device) == 4 * 3
+    args.train_sampling_strategy = "group_by_length"
+    model.eval()
+    assert trainer._get_num_items_in_batch(batches[:2], args.device) == 4 * 3

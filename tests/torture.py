@@ -58,7 +58,9 @@ def start(module: Any, flags: list[str], log: Path) -> int:
 
 
 def result(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in ("model.safetensors", "predictions.jsonl", "all_results.json")}
+    return {
+        name: (folder / name).read_bytes() for name in ("model.safetensors", "predictions.jsonl", "all_results.json")
+    }
 
 
 def torture(recipe: str, rounds: int, seed: int, folder: Path) -> dict[str, int]:
