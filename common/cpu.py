@@ -17,7 +17,8 @@ _is_tuned = False
 
 
 def tune_cpu(wanted: bool) -> None:
-    """Settings of this process for training on its CPU, for `--cpu_tuning`; `dropout_context` follows it.
+    """Settings of this process for training on its CPU, for `--cpu_tuning`; `dropout_context` and the splitting of
+    batches (`common/batches.py`) follow it.
 
     Denormal numbers count as zero: the optimizer's first moment of a word that has not occurred for some 800 steps
     shrinks below 1e-38 and stays there, and arithmetic with such numbers took an update of the 30,522 x 384 embedding
@@ -28,6 +29,10 @@ def tune_cpu(wanted: bool) -> None:
     torch.set_flush_denormal(wanted)
     if wanted:
         keep_freed_memory()
+
+
+def is_tuned() -> bool:
+    return _is_tuned
 
 
 def keep_freed_memory() -> None:

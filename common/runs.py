@@ -21,10 +21,11 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 
+from common.batches import positions
 from common.data import code_digest, content_fingerprint, file_digest
 from common.errors import InputError
 from common.report import model_card
-from common.training import is_main_process, positions, precision_name, total_batch_size
+from common.training import is_main_process, precision_name, total_batch_size
 
 log = logging.getLogger("recipes")
 RUN_FILE, RESULTS_FILE, MANIFEST, LOCK = "run.json", "all_results.json", "manifest.json", ".lock"
@@ -224,12 +225,11 @@ def speed(run: Run, trainer: Any) -> dict[str, Any]:
     multiple = getattr(trainer.data_collator, "pad_to_multiple_of", None) or 1
     tokens = computed = 0
     for epoch in range(watch.first_step // steps_per_epoch, -(-state.global_step // steps_per_epoch)):
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(epoch)
+        sampler.set_epoch(epoch)
         first, last = (step - epoch * steps_per_epoch for step in (watch.first_step, state.global_step))
         order = list(sampler)[max(0, first) * batch : last * batch]
         if order:
-            of_epoch = positions(lengths, order, args.train_batch_size, multiple)
+            of_epoch = positions(lengths, order, args.train_batch_size, multiple, trainer.splits_batches)
             tokens, computed = tokens + of_epoch[0], computed + of_epoch[1]
     if not tokens:
         return found

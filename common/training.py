@@ -20,7 +20,8 @@ from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
-from common.cpu import cpu_bf16_speedup, dropout_context
+from common import cpu
+from common.batches import TrainingOrder, split_by_length
 from common.errors import InputError
 from common.hub import hub_errors
 
@@ -49,7 +50,7 @@ def choose_precision(asked: Any) -> tuple[dict[str, Any], str]:
     if asked.bf16 is not None or asked.fp16 is not None:
         return choice, "asked for by flag"
     if use_cpu:
-        speedup = cpu_bf16_speedup()
+        speedup = cpu.cpu_bf16_speedup()
         reason = f"this CPU multiplies bf16 {speedup:.1f} times as fast as fp32" if speedup else "this CPU has no bf16"
         # Autocast spends some of the gain on conversions; between the kinds of processor there is a wide gap.
         return choice | {"bf16": speedup > 1.5}, reason
@@ -89,59 +90,11 @@ def choose_attention(training_args: TrainingArguments, asked: str | None = None)
 # The Trainer
 
 
-class LengthGroupedSampler(Sampler[int]):
-    """Training order in which the examples of one total batch are of like length, a function of (seed, epoch) alone.
-
-    The epoch's random permutation is cut into chunks of many batches, each chunk is sorted by length and cut into
-    batches, and the batches are shuffled. Little is then spent on padding. What it does to the gradient noise: which
-    examples share a batch is no longer independent of their length, so batches can differ from each other by more
-    than random ones do wherever length goes with the label or the loss. Chunks of at most 16 batches, drawn anew each
-    epoch, keep that small: on MRPC the variance of a batch's gradient was 0.93 of that in random order before
-    training and 1.01 after it (57 batches of 32; scores with and without are in the README). The batch with the
-    longest example comes first, so that a lack of memory shows at once; an incomplete batch comes last.
-
-    The stock `group_by_length` draws from the global generator, so a resumed run reads other batches than the
-    uninterrupted one, and it looks for lengths in a column that was already removed.
-
-    Args:
-        lengths: of each example, in tokens.
-        batch_size: the total batch of an optimizer step: per device x devices x accumulation steps. The slices that
-            devices take from it are then of like length too, and the order does not depend on their number.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
-        self.lengths = torch.as_tensor(lengths)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.lengths), generator=generator)
-        # At least four chunks, or small sets would form the same batches every epoch.
-        batches_per_chunk = max(1, min(16, len(order) // (self.batch_size * 4)))
-        chunks = order.split(self.batch_size * batches_per_chunk)
-        order = torch.cat([chunk[self.lengths[chunk].argsort(descending=True, stable=True)] for chunk in chunks])
-        batches = list(order.split(self.batch_size))
-        incomplete = [batches.pop()] if len(batches[-1]) < self.batch_size else []
-        batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
-        if batches:
-            longest = max(range(len(batches)), key=lambda i: int(self.lengths[batches[i][0]]))
-            batches.insert(0, batches.pop(longest))
-        yield from torch.cat(batches + incomplete).tolist()
-
-
 class RecipeTrainer(Trainer):
-    """`Trainer` with its two samplers replaced, which mends `train_sampling_strategy="group_by_length"`, with cheap
-    dropout on a CPU (`common/cpu.py`), and with one line where memory runs out or numbers stop being finite.
+    """`Trainer` with an order of examples that resumes (`common/batches.py`), on a CPU with little padding and cheap
+    dropout (`common/cpu.py`), and with one line where memory runs out, the disk is full or numbers are not finite.
 
-    `--train_sampling_strategy random` gives the stock random order. Every dataset needs a column `length`.
+    Every dataset needs a column `length`.
     """
 
     broken: torch.Tensor | None = None  # on the device: whether a loss or gradient since `sound_step` was not finite
@@ -149,12 +102,17 @@ class RecipeTrainer(Trainer):
     skipped_steps = 0  # by the fp16 scaler, in a row
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         # From self.train_dataset: the one passed in has lost the columns that the model does not read.
         lengths = torch.tensor(self.train_dataset["length"][:])
-        return LengthGroupedSampler(lengths, total_batch_size(self.args), seed)
+        grouped = self.args.train_sampling_strategy == "group_by_length"
+        return TrainingOrder(lengths, total_batch_size(self.args), seed, grouped)
+
+    @property
+    def splits_batches(self) -> bool:
+        """On a CPU a batch is computed in parts of like length, which leaves loss and gradient as they are: sums over
+        examples divided by the whole step's count. On a GPU, and between processes, a pass costs more than padding."""
+        return cpu.is_tuned() and self.args.world_size == 1 and self.compute_loss_func is not None
 
     def _get_num_items_in_batch(self, batch_samples: list, device: Any) -> Any:
         """What the sum of the losses of a step is divided by: the labels that as many examples have on average.
@@ -179,9 +137,12 @@ class RecipeTrainer(Trainer):
         return sum(int((np.asarray(row) != -100).sum()) for row in labels["labels"]) / len(labels)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        steps = self.args.gradient_accumulation_steps
-        with self.explained(inputs, "--per_device_train_batch_size", steps), dropout_context():
-            return super().training_step(model, inputs, *args, **kwargs)
+        loss = 0.0
+        for part in split_by_length(inputs) if self.splits_batches else [inputs]:
+            steps = self.args.gradient_accumulation_steps
+            with self.explained(part, "--per_device_train_batch_size", steps), cpu.dropout_context():
+                loss = loss + super().training_step(model, part, *args, **kwargs)
+        return loss
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         with self.explained(inputs, "--per_device_eval_batch_size"):
@@ -256,12 +217,11 @@ class RecipeTrainer(Trainer):
         if self.args.device.type == "cpu" and when == "at":
             sampler, batch = self._get_train_sampler(), total_batch_size(self.args)
             epoch, step_of_epoch = divmod(step - 1, -(-len(self.train_dataset) // batch))
-            if hasattr(sampler, "set_epoch"):  # the stock random order cannot be asked again
-                sampler.set_epoch(epoch)
-                order = list(sampler)[step_of_epoch * batch : (step_of_epoch + 1) * batch]
-                column = "sentence" if "sentence" in self.train_dataset.column_names else "row"
-                rows = sorted({row + 1 for row in self.train_dataset[order][column]})
-                examples = f", rows {', '.join(map(str, rows))} of train"
+            sampler.set_epoch(epoch)
+            order = list(sampler)[step_of_epoch * batch : (step_of_epoch + 1) * batch]
+            column = "sentence" if "sentence" in self.train_dataset.column_names else "row"
+            rows = sorted({row + 1 for row in self.train_dataset[order][column]})
+            examples = f", rows {', '.join(map(str, rows))} of train"
         remedies = ["a lower --learning_rate", "--warmup_steps 0.06"]
         remedies += ["--fp16 false"] if self.args.fp16 else ["--bf16 false"] if self.args.bf16 else []
         rate = self._get_learning_rate() if self.lr_scheduler else self.args.learning_rate
@@ -299,26 +259,6 @@ def early_stopping(patience: int | None) -> list[Any]:
 def total_batch_size(training_args: TrainingArguments) -> int:
     """Examples per optimizer step over all devices and accumulation steps."""
     return training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
-
-
-def sorted_by_length(dataset: Any) -> Any:
-    """An evaluation set with the longest rows first, so that batches hold rows of like length.
-
-    A row's own columns (`sentence` and the like) say where its prediction belongs.
-    """
-    order = torch.tensor(dataset["length"][:]).argsort(descending=True, stable=True)
-    return dataset.select(order.tolist())
-
-
-def positions(lengths: Sequence[int], order: Sequence[int], batch_size: int, multiple: int = 1) -> tuple[int, int]:
-    """Tokens in the rows of `order`, and positions computed for them in batches padded to their longest row.
-
-    >>> positions([2, 4], order=[0, 1], batch_size=2)
-    (6, 8)
-    """
-    batches = torch.as_tensor(lengths)[torch.as_tensor(order)].split(batch_size)
-    computed = sum(len(batch) * -(-int(batch.max()) // multiple) * multiple for batch in batches)
-    return sum(int(batch.sum()) for batch in batches), computed
 
 
 def cross_entropy_loss(class_weights: torch.Tensor | None = None, label_smoothing: float = 0.0) -> Callable:

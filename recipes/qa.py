@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from common.arguments import RecipeArguments, flag, parse_arguments
+from common.batches import sorted_by_length
 from common.data import hold_out, load_splits, map_cached, take_rows
 from common.errors import run_as_command
 from common.metrics import question_scores
@@ -44,7 +45,6 @@ from common.training import (
     freeze,
     load_model,
     padding_multiple,
-    sorted_by_length,
     span_loss,
 )
 
@@ -73,7 +73,6 @@ DEFAULTS = dict(
     per_device_train_batch_size=12,
     per_device_eval_batch_size=64,
     weight_decay=0.01,
-    train_sampling_strategy="group_by_length",
     eval_strategy="epoch",
     save_strategy="epoch",
     save_total_limit=2,

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from common.arguments import RecipeArguments, flag, parse_arguments
+from common.batches import sorted_by_length
 from common.data import hold_out, load_splits, map_cached, take_rows
 from common.errors import run_as_command
 from common.labels import find_columns, has_labels, label_groups, label_names, labelled_texts, predicted_rows
@@ -43,7 +44,6 @@ from common.training import (
     mean_loss,
     model_label_list,
     padding_multiple,
-    sorted_by_length,
 )
 
 log = logging.getLogger("recipes")
@@ -75,7 +75,6 @@ DEFAULTS = dict(
     per_device_train_batch_size=32,
     per_device_eval_batch_size=128,
     weight_decay=0.01,
-    train_sampling_strategy="group_by_length",
     eval_strategy="epoch",
     save_strategy="epoch",
     save_total_limit=2,

@@ -6,57 +6,15 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, Trainer, TrainingArguments
 
-from common import arguments, training
+from common import arguments, cpu
 from common.errors import InputError
 from common.training import (
-    LengthGroupedSampler,
     RecipeTrainer,
     choose_precision,
     cross_entropy_loss,
     freeze,
-    positions,
-    sorted_by_length,
 )
 from recipes import ner
-
-LENGTHS = [(37 * i) % 61 + 3 for i in range(1000)]
-
-
-def order(epoch, seed=1, batch_size=16, lengths=LENGTHS):
-    sampler = LengthGroupedSampler(lengths, batch_size, seed)
-    sampler.set_epoch(epoch)
-    return list(sampler)
-
-
-def test_the_order_is_a_function_of_seed_and_epoch_alone():
-    first = order(0)
-    torch.manual_seed(999)
-    torch.rand(10)
-    assert order(0) == first
-    assert order(1) != first
-    assert order(0, seed=2) != first
-    assert sorted(first) == list(range(1000))
-
-
-def test_batches_are_of_like_length_and_differ_between_epochs():
-    def padding(rows):
-        tokens, computed = positions(LENGTHS, rows, 16)
-        return 1 - tokens / computed
-
-    assert padding(order(0)) < padding(torch.randperm(1000).tolist()) / 5
-    batches = [{frozenset(order(epoch)[i : i + 16]) for i in range(0, 992, 16)} for epoch in (0, 1)]
-    assert len(batches[0] & batches[1]) < 5
-
-
-def test_the_longest_example_comes_first_and_the_incomplete_batch_last():
-    first = order(3)
-    assert max(LENGTHS) in [LENGTHS[i] for i in first[:16]]
-    assert len({LENGTHS[i] for i in first[-8:]}) <= 8
-    assert order(0, lengths=[5, 4, 3], batch_size=8) != [] and sorted(order(0, lengths=[5, 4, 3], batch_size=8)) == [
-        0,
-        1,
-        2,
-    ]
 
 
 def rows(count=24, labels=3):
@@ -128,18 +86,13 @@ def test_the_loss_by_hand():
     assert cross_entropy_loss()({"logits": logits}, torch.tensor([[-100, -100]])).item() == 0
 
 
-def test_evaluation_order_is_by_length_and_says_whose_row_it_is():
-    dataset = Dataset.from_dict({"length": [3, 9, 5], "sentence": [0, 1, 2]})
-    assert sorted_by_length(dataset)["sentence"][:] == [1, 2, 0]
-
-
 class Asked:
     bf16 = fp16 = tf32 = use_cpu = None
 
 
 @pytest.mark.parametrize(("speedup", "bf16"), [(0.0, False), (0.6, False), (5.0, True)])
 def test_precision_on_a_cpu_follows_what_was_measured(monkeypatch, speedup, bf16):
-    monkeypatch.setattr(training, "cpu_bf16_speedup", lambda: speedup)
+    monkeypatch.setattr(cpu, "cpu_bf16_speedup", lambda: speedup)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     choice, reason = choose_precision(Asked)
     assert choice == {"use_cpu": True, "bf16": bf16, "fp16": False}
@@ -156,7 +109,7 @@ def test_precision_on_a_gpu(monkeypatch, capability, expected):
 
 
 def test_a_flag_overrules_the_choice_of_precision(monkeypatch, tmp_path):
-    monkeypatch.setattr(training, "cpu_bf16_speedup", lambda: 5.0)
+    monkeypatch.setattr(cpu, "cpu_bf16_speedup", lambda: 5.0)
     monkeypatch.setattr(arguments, "go_offline_without_hub", lambda *names: None)
 
     def parse(*flags):
