@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError, check_at_least_one
 from common.hub import hub_errors
+from common.splits import columns
 from common.tags import is_tag
 
 if TYPE_CHECKING:
@@ -322,7 +323,7 @@ def build_dataset(
         raise
     if len(dataset) == 0:
         raise InputError(f"{source.name}: holds no rows; check the file and its format")
-    dataset.info.description = source.name  # for `errors.source_name`
+    dataset.info.description = source.name  # for `splits.source_name`
     return dataset
 
 
@@ -471,7 +472,7 @@ def take_rows(datasets: "DatasetDict", args: Any) -> "DatasetDict":
 def report_notes(name: str, dataset: "Dataset") -> None:
     """Say once per kind what was converted or looks doubtful while reading, with the count and the first places."""
     places: dict[str, list[str]] = {}
-    for place, note in zip(dataset["place"], dataset["note"], strict=True):
+    for place, note in columns(dataset, "place", "note"):
         if note:
             places.setdefault(note, []).append(place)
     for note, found in places.items():

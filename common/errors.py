@@ -15,11 +15,6 @@ class InputError(ValueError):
     """
 
 
-def source_name(dataset: Any, split: str) -> str:
-    """The file or the Hub's name that a split was read from, as `common.data` noted it; else the split's own."""
-    return dataset.info.description or split
-
-
 def check_range(args: Any, low: float, high: float, *names: str) -> None:
     """Refuse flags whose number lies outside, or is none; None is left to the libraries."""
     for name in names:

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from common.errors import InputError, source_name
+from common.errors import InputError
+from common.splits import column, columns, source_name
 
 if TYPE_CHECKING:
     from common.data import Source
@@ -91,11 +92,11 @@ def labelled_texts(
     for place, row in source.rows():
         where = f"{source.name}, {place}"
         texts = []
-        for column in text_columns:
-            if not isinstance(row.get(column), str):
-                kind = type(row[column]).__name__ if column in row else "missing"
-                raise InputError(f'{where}: "{column}" is no text ({kind})')
-            texts.append(row[column])
+        for name in text_columns:
+            if not isinstance(row.get(name), str):
+                kind = type(row[name]).__name__ if name in row else "missing"
+                raise InputError(f'{where}: "{name}" is no text ({kind})')
+            texts.append(row[name])
         value = row.get(label_column) if label_column else None
         label = None if label_column is None else label_name(where, label_column, value, names, is_task)
         kind = "text" if isinstance(value, str) else "a number"
@@ -153,13 +154,13 @@ def label_names(datasets: Any, names: Sequence[str] | None, regression: bool | N
         InputError: rows without a label, one class only, scores that are none, or a label that training has not seen.
     """
     for split, dataset in datasets.items():
-        without = [place for place, label in zip(dataset["place"], dataset["label"], strict=True) if label is None]
+        without = [place for place, label in columns(dataset, "place", "label") if label is None]
         if without and (split != "test" or len(without) < len(dataset)):
             name = source_name(dataset, split)
             raise InputError(f"{name}, {without[0]}: no label; add one, or name the column with --label_column")
     # Without a training split the labels of all splits; a trained model's own then say whether they are known.
     read = [datasets["train"]] if "train" in datasets else list(datasets.values())
-    values = {label for dataset in read for label in dataset["label"] if label is not None}
+    values = {label for dataset in read for label in column(dataset, "label") if label is not None}
     numbers = all(is_score(value) or value.lstrip("+-").isdigit() for value in values)
     if regression is None:
         regression = names is None and numbers and any(map(is_score, values))
@@ -167,7 +168,7 @@ def label_names(datasets: Any, names: Sequence[str] | None, regression: bool | N
             log.info("Labels are numbers with a fraction: a score is learnt (--regression false makes them classes).")
     if regression:
         for split, dataset in datasets.items():
-            for place, label in zip(dataset["place"], dataset["label"], strict=True):
+            for place, label in columns(dataset, "place", "label"):
                 if label is not None and not (is_score(label) or label.lstrip("+-").isdigit()):
                     name = source_name(dataset, split)
                     raise InputError(f'{name}, {place}: label "{label}" is no number, but a score is learnt')
@@ -182,7 +183,7 @@ def label_names(datasets: Any, names: Sequence[str] | None, regression: bool | N
         raise InputError(f"{name}: every label is {next(iter(values))}; there is nothing to learn")
     ordered = sorted(values, key=(lambda v: int(v)) if all(v.lstrip("+-").isdigit() for v in values) else str)
     for split, dataset in datasets.items():
-        for place, label in zip(dataset["place"], dataset["label"], strict=True):
+        for place, label in columns(dataset, "place", "label"):
             if label is not None and label not in values:
                 name = source_name(dataset, split)
                 raise InputError(
@@ -199,7 +200,7 @@ def has_labels(dataset: Any) -> bool:
 
 def label_groups(dataset: Any, is_regression: bool) -> dict[str, list | None]:
     """For `common.data.hold_out`: copies of a text are one group, and every class gives its share."""
-    pairs = zip(dataset["text"], dataset["text_pair"], strict=True)
+    pairs = columns(dataset, "text", "text_pair")
     texts = [text if pair is None else f"{text}\n{pair}" for text, pair in pairs]
     if is_regression:
         return {"groups": texts, "texts": texts, "kinds": [set() for _ in texts]}

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from common.errors import InputError, check_at_least_one, source_name
+from common.errors import InputError, check_at_least_one
 from common.metrics import chosen_answers, null_odds
+from common.splits import column, source_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -180,10 +181,10 @@ def checked_questions(datasets: Any, version_2: bool | None) -> tuple[Any, bool]
     unanswerable = {}
     for split, dataset in list(datasets.items()):
         answers, name = dataset["answers"][:], source_name(dataset, split)
-        without = [place for place, gold in zip(dataset["place"], answers, strict=True) if gold is None]
+        without = [place for place, gold in zip(column(dataset, "place"), answers, strict=True) if gold is None]
         if without and (split != "test" or len(without) < len(dataset)):
             raise InputError(f'{name}, {without[0]}: no "answers"; an unanswerable question has an empty list')
-        repeated = [i for i, count in Counter(dataset["id"]).items() if count > 1]
+        repeated = [i for i, count in Counter(column(dataset, "id")).items() if count > 1]
         if repeated and split != "train":
             raise InputError(f'{name}: id "{repeated[0]}" and {len(repeated) - 1} more occur twice; ids must differ')
         if repeated:
@@ -197,11 +198,11 @@ def checked_questions(datasets: Any, version_2: bool | None) -> tuple[Any, bool]
             datasets[split] = withheld.add_column("answers", [None] * len(dataset), feature=dataset.features["answers"])
     if "train" in datasets:
         train = datasets["train"]
-        keep = [i for i, starts in enumerate(train["answer_starts"]) if not starts or max(starts) >= 0]
+        keep = [i for i, starts in enumerate(column(train, "answer_starts")) if not starts or max(starts) >= 0]
         lost = len(train) - len(keep)
         if lost > 0.05 * len(train):
             kept = set(keep)
-            first = next(place for i, place in enumerate(train["place"]) if i not in kept)
+            first = next(place for i, place in enumerate(column(train, "place")) if i not in kept)
             raise InputError(
                 f"{source_name(train, 'train')}, {first}: the answers of this question and {lost - 1} more of "
                 f"{len(train)} are not in their context at answer_start; "

@@ -17,6 +17,7 @@ from common.metrics import (
     entity_scores,
     label_scores,
 )
+from common.splits import column, columns
 from common.tags import entities
 
 log = logging.getLogger("recipes")
@@ -56,7 +57,7 @@ def show_entities(split: str, datasets: Any, predicted: list[list[str]]) -> None
     log.info("Errors: %s.", ", ".join(f"{count} {kind}" for kind, count in entity_errors(gold, predicted).items()))
     if "train" in datasets:
         train = datasets["train"]
-        baseline = entity_lookup(train["tokens"], train["ner_tags"], datasets[split]["tokens"])
+        baseline = entity_lookup(column(train, "tokens"), column(train, "ner_tags"), column(datasets[split], "tokens"))
         log.info(
             "F1 %.4f; looking up the names of train (trivial baseline): %.4f.",
             scores["f1"],
@@ -68,19 +69,18 @@ def show_tagged_data(datasets: Any, features: Any) -> None:
     """What the run is about to read: sizes, entities per type, lengths, windows, words without pieces, repetitions."""
     rows = []
     # Hashes instead of texts, here and below: memory does not grow with the file.
-    train = {hash(tuple(tokens)) for tokens in datasets["train"]["tokens"]} if "train" in datasets else set()
+    train = {hash(tuple(tokens)) for tokens in column(datasets["train"], "tokens")} if "train" in datasets else set()
     for split, dataset in datasets.items():
-        words = sum(len(tokens) for tokens in dataset["tokens"])
-        windows = Counter(features[split]["sentence"])
+        hashes = [hash(tuple(tokens)) for tokens in column(dataset, "tokens")]
+        words = sum(map(len, column(dataset, "tokens")))
+        windows = Counter(column(features[split], "sentence"))
         pieces: Counter = Counter()
         read = 0
-        for sentence, length, word_ids in zip(
-            *(features[split][c] for c in ("sentence", "length", "word_ids")), strict=True
-        ):
+        for sentence, length, word_ids in columns(features[split], "sentence", "length", "word_ids"):
             pieces[sentence] += length
             read += sum(word >= 0 for word in word_ids)
-        repeated = sum(hash(tuple(tokens)) in train for tokens in dataset["tokens"]) if split != "train" else "-"
-        types = Counter(e[0] for tags in dataset["ner_tags"] if tags for e in entities(tags))
+        repeated = sum(text in train for text in hashes) if split != "train" else "-"
+        types = Counter(e[0] for tags in column(dataset, "ner_tags") if tags for e in entities(tags))
         lengths = list(pieces.values()) or [0]
         rows.append(
             [
@@ -114,12 +114,11 @@ def show_labelled_data(datasets: Any, features: Any, label_list: Sequence[str] |
     """What the run is about to read: classes and their shares, lengths, rows cut, rows that repeat."""
     rows = []
     hashes = {
-        split: [hash(texts) for texts in zip(dataset["text"], dataset["text_pair"], strict=True)]
-        for split, dataset in datasets.items()
+        split: [hash(texts) for texts in columns(dataset, "text", "text_pair")] for split, dataset in datasets.items()
     }
     train = set(hashes.get("train", ()))
     for split, dataset in datasets.items():
-        counts = Counter(label for label in dataset["label"] if label is not None)
+        counts = Counter(label for label in column(dataset, "label") if label is not None)
         if counts and label_list is not None:
             shares = ", ".join(f"{name} {counts[name]} ({counts[name] / counts.total():.0%})" for name in label_list)
             log.info("%s: %s.", split, shares)
@@ -169,7 +168,7 @@ def show_labels(
     log.info("\n%s (%d rows)\n%s", split, len(gold), table(["class", *columns, "support"], rows))
     log.info("%s: %s.", split, ", ".join(f"{name} {scores[name]:.4f}" for name in metrics))
     if "train" in datasets:
-        commonest = Counter(datasets["train"]["label"]).most_common(1)[0][0]
+        commonest = Counter(column(datasets["train"], "label")).most_common(1)[0][0]
         always = np.zeros_like(logits)
         always[:, label_list.index(commonest)] = 1
         baseline = label_scores(always, ids, label_list)
@@ -180,32 +179,25 @@ def show_labels(
 def show_question_data(datasets: Any, features: Any) -> None:
     """What the run is about to read: questions, contexts, lengths, windows, what was cut or lies outside, overlap."""
     rows = []
-    known = set(map(hash, datasets["train"]["context"])) if "train" in datasets else set()
+    known = set(map(hash, column(datasets["train"], "context"))) if "train" in datasets else set()
     for split, dataset in datasets.items():
-        windows = Counter(features[split]["row"])
+        windows = Counter(column(features[split], "row"))
         lengths = features[split]["length"][:]
-        contexts = list(map(hash, dataset["context"]))
-        answers = dataset["answers"]
+        contexts = list(map(hash, column(dataset, "context")))
+        is_answered = list(map(bool, column(dataset, "answers")))
         # Windows without an answer point at one position twice, and so does an answer of one piece; [CLS] comes first.
-        held = (
-            {
-                row
-                for row, labels in zip(features[split]["row"], features[split]["labels"], strict=True)
-                if labels[1] > 0
-            }
-            if "labels" in features[split].column_names
-            else None
-        )
-        outside = "-" if held is None else sum(bool(gold) and i not in held for i, gold in enumerate(answers))
-        cut = {
-            row for row, is_cut in zip(features[split]["row"], features[split]["question_cut"], strict=True) if is_cut
-        }
+        unanswerable = outside = "-"
+        if "labels" in features[split].column_names:
+            held = {row for row, labels in columns(features[split], "row", "labels") if labels[1] > 0}
+            unanswerable = is_answered.count(False)
+            outside = sum(answered and i not in held for i, answered in enumerate(is_answered))
+        cut = {row for row, is_cut in columns(features[split], "row", "question_cut") if is_cut}
         rows.append(
             [
                 split,
                 len(dataset),
                 len(set(contexts)),
-                sum(not gold for gold in answers) if held is not None else "-",
+                unanswerable,
                 f"{np.mean(lengths):.1f}",
                 len(lengths),
                 sum(count > 1 for count in windows.values()),
@@ -237,7 +229,7 @@ def show_question_data(datasets: Any, features: Any) -> None:
 def show_answers(split: str, dataset: Any, found: list[dict], scores: dict[str, float], version_2: bool) -> None:
     """Scores, overall and by the question's first word, and what two trivial ways of answering would score."""
     golds = dataset["answers"][:]
-    words = [(question.split() or [""])[0].lower() for question in dataset["question"]]
+    words = [(question.split() or [""])[0].lower() for question in column(dataset, "question")]
     kinds = ["all", *(word for word, _ in Counter(words).most_common(8))]
     answers = chosen_answers(found, 0.0 if version_2 else None)
     each = [answer_scores(text, gold, version_2) for text, gold in zip(answers, golds, strict=True)]

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from common.errors import InputError, source_name
+from common.errors import InputError
+from common.splits import column, columns, source_name
 
 if TYPE_CHECKING:
     from common.data import Source
@@ -320,7 +321,7 @@ def entity_types(datasets: Any) -> set[str]:
     for split, dataset in datasets.items():
         found[split] = {}
         untagged = tagged = None
-        for place, tags in zip(dataset["place"], dataset["ner_tags"], strict=True):
+        for place, tags in columns(dataset, "place", "ner_tags"):
             if tags is None:
                 untagged = untagged or place
                 continue
@@ -351,15 +352,15 @@ def entity_types(datasets: Any) -> set[str]:
 def sentence_groups(dataset: Any) -> dict[str, list]:
     """For `common.data.hold_out`: the document of each sentence, or the sentence itself where none are marked; the
     sentence's text; and its entity types."""
-    texts = [" ".join(tokens) for tokens in dataset["tokens"]]
+    texts = [" ".join(tokens) for tokens in column(dataset, "tokens")]
     documents = dataset["document"][:]
-    kinds = [{split_tag(tag)[1] for tag in tags or []} - {""} for tags in dataset["ner_tags"]]
+    kinds = [{split_tag(tag)[1] for tag in tags or []} - {""} for tags in column(dataset, "ner_tags")]
     return {"groups": documents if len(set(documents)) > 1 else texts, "texts": texts, "kinds": kinds}
 
 
 def tagged_rows(dataset: Any, predicted: list[list[str]]) -> list[dict[str, Any]]:
     """For the prediction files: words, gold tags (None where unknown) and predicted tags of each sentence."""
-    columns = (dataset["tokens"], dataset["ner_tags"], predicted)
+    columns = (column(dataset, "tokens"), column(dataset, "ner_tags"), predicted)
     return [dict(tokens=w, ner_tags=g, predicted=p) for w, g, p in zip(*columns, strict=True)]
 
 

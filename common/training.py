@@ -24,6 +24,7 @@ from common import cpu
 from common.batches import TrainingOrder, split_by_length
 from common.errors import InputError
 from common.hub import hub_errors
+from common.splits import column
 
 log = logging.getLogger("recipes")
 SKIPPED_STEPS_AT_MOST = 30  # the scaler halves its factor of 2 ** 16 at each
@@ -133,8 +134,8 @@ class RecipeTrainer(Trainer):
     @functools.cached_property
     def labels_per_example(self) -> float:
         """Labels that are trained on (not -100), mean over the training set."""
-        labels = self.train_dataset.select_columns("labels").with_format("numpy")
-        return sum(int((np.asarray(row) != -100).sum()) for row in labels["labels"]) / len(labels)
+        counts = [int((np.asarray(row) != -100).sum()) for row in column(self.train_dataset, "labels")]
+        return sum(counts) / len(counts)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = 0.0

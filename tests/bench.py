@@ -92,7 +92,7 @@ def arms(case: Case, full: bool) -> dict[str, dict[str, Any]]:
     gpu = torch.cuda.is_available()
     attention = "eager" if gpu else "sdpa"
     returned = {"MALLOC_CHECK_": "0"}  # any MALLOC_ variable leaves the allocator as it is
-    stock = "--bf16 false --fp16 false --attn_implementation sdpa --train_sampling_strategy random --cpu_tuning false "
+    stock = "--bf16 false --fp16 false --attn_implementation sdpa --cpu_tuning false "
     stock += "--per_device_eval_batch_size 8 --logging_nan_inf_filter true" + " --tf32 false" * gpu
     found: dict[str, dict[str, Any]] = {"A": {}, "B": {"flags": stock, "pad": case.padded_to, "env": returned}}
     if full:
@@ -104,10 +104,11 @@ def arms(case: Case, full: bool) -> dict[str, dict[str, Any]]:
     if not gpu:
         found["A, memory returned"] = {"env": returned}
         found["A, stock dropout"] = {"without": "dropout"}
+        found["A, batches whole"] = {"without": "parts"}
     found[f"A, {attention} attention"] = {"flags": f"--attn_implementation {attention}"}
-    found["A, random order"] = {"flags": "--train_sampling_strategy random"}
+    found["A, grouped by length"] = {"flags": "--train_sampling_strategy group_by_length"}
     if case.padded_to:
-        found[f"A, padded to {case.padded_to}"] = {"pad": case.padded_to}
+        found[f"A, padded to {case.padded_to}"] = {"pad": case.padded_to, "without": "parts"}
     # No default, but the most that could be saved on the embedding matrix, its gradient and its update.
     found["A, embeddings frozen"] = {"flags": "--freeze embeddings"}
     return found | {"A again": {}, "B again": found["B"]}
@@ -151,12 +152,14 @@ def run_arm(name: str, case: Case, arm: dict[str, Any], folder: Path, data: Path
 
 
 def worker(recipe: str, pad: int, without: str, flags: list[str]) -> None:
-    """Run a recipe, with every row padded to `pad` or with stock dropout; no recipe has a flag for these."""
+    """Run a recipe, with every row padded to `pad` or without one tuning; no recipe has a flag for these."""
     module = importlib.import_module(f"recipes.{recipe}")
     if without == "dropout":
         from common import cpu
 
         cpu.cheap_dropout = cpu.stock_dropout
+    elif without == "parts":
+        module.RecipeTrainer.splits_batches = False
     if pad:
         collator = module.DataCollatorWithPadding
         module.DataCollatorWithPadding = lambda tokenizer, **_: collator(tokenizer, pad_to_multiple_of=pad)
