@@ -24,7 +24,7 @@ recipe = $(subst -,_,$*)
 offline = $(if $(filter 1,$(OFFLINE)),$(or $(offline_$(recipe)),$(error no bundled sample for $*: give its files in ARGS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart checkpoint test test-all torture bench lint clean
+.PHONY: help setup quickstart checkpoint test test-all compare torture bench lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):.*## /\1\t/' | expand -t 18
@@ -60,6 +60,9 @@ test: setup ## the tests, offline, under 5 minutes
 
 test-all: setup checkpoint ## all tests
 	$(PY) -m pytest $(ARGS)
+
+compare: setup ## which of two runs is better, and could it be chance: make compare A=runs/x B=runs/y
+	@$(PY) -m common.compare "$(A)" "$(B)"
 
 torture: setup ## kill runs at random moments and resume them: 20 rounds of each recipe; ARGS="--rounds 3 --recipes ner"
 	$(PY) -m tests.torture $(ARGS)

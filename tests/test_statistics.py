@@ -1,0 +1,136 @@
+"""Intervals and paired tests, against values by hand, scikit-learn's and scipy's."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics
+
+from common.compare import compare
+from common.errors import InputError
+from common.metrics import entity_scores
+from common.statistics import (
+    answer_row_scores,
+    bootstrap_interval,
+    entity_row_scores,
+    label_row_scores,
+    mcnemar,
+    number_row_scores,
+)
+
+NAMES = ("accuracy", "f1", "macro_f1", "matthews_correlation")
+LABELS = ["no", "yes", "maybe"]
+
+
+def label_rows(count, wrong, seed=0, classes=2):
+    generator = np.random.default_rng(seed)
+    gold = generator.integers(0, classes, count)
+    predicted = np.where(generator.random(count) < wrong, generator.integers(0, classes, count), gold)
+    return [{"label": LABELS[g], "predicted": LABELS[p]} for g, p in zip(gold, predicted, strict=True)], gold, predicted
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_scores_from_sums_are_those_of_scikit_learn(classes):
+    rows, gold, predicted = label_rows(300, 0.3, classes=classes)
+    scores = label_row_scores(rows, LABELS[:classes], NAMES)
+    expected = {
+        "accuracy": metrics.accuracy_score(gold, predicted),
+        "f1": metrics.f1_score(gold, predicted, labels=[1], average="macro"),
+        "macro_f1": metrics.f1_score(gold, predicted, average="macro"),
+        "matthews_correlation": metrics.matthews_corrcoef(gold, predicted),
+    }
+    for name, value in expected.items():
+        assert scores[name].value == pytest.approx(value, abs=1e-12), name
+    nothing = label_row_scores([{"label": "no", "predicted": "no"}], LABELS[:2], NAMES)
+    assert nothing["f1"].value == nothing["matthews_correlation"].value == 0.0
+
+
+def test_scores_of_the_other_tasks():
+    rows = [
+        {"ner_tags": ["B-PER", "I-PER", "O"], "predicted": ["B-PER", "I-PER", "O"]},
+        {"ner_tags": ["B-LOC", "O", "O"], "predicted": ["O", "B-LOC", "B-PER"]},
+        {"ner_tags": ["O"], "predicted": ["O"]},
+    ]
+    score = entity_row_scores(rows)["f1"]
+    assert score.value == pytest.approx(2 * 1 / (2 + 3))  # 1 right of 3 predicted and 2 gold
+    gold, predicted = ([row[key] for row in rows] for key in ("ner_tags", "predicted"))
+    assert score.value == pytest.approx(entity_scores(gold, predicted)["f1"])
+    assert score.right.tolist() == [True, False, True]
+    answers = [{"answers": ["Lyon"], "predicted": "the Lyon"}, {"answers": ["Ada Lee"], "predicted": "Lee"}]
+    scores = answer_row_scores(answers)
+    assert scores["exact_match"].value == 50 and scores["f1"].value == pytest.approx((100 + 100 * 2 / 3) / 2)
+    x, y = np.random.default_rng(0).normal(size=(2, 50)) + 100
+    numbers = [{"predicted": a, "label": str(b)} for a, b in zip(x, y, strict=True)]
+    assert number_row_scores(numbers)["pearson"].value == pytest.approx(stats.pearsonr(x, y).statistic)
+
+
+def test_the_interval_of_an_accuracy_is_near_the_binomial_one():
+    rows, gold, predicted = label_rows(400, 0.3)
+    low, high = bootstrap_interval(label_row_scores(rows, LABELS[:2], ["accuracy"])["accuracy"])
+    exact = stats.binomtest(int((gold == predicted).sum()), 400).proportion_ci()
+    assert low == pytest.approx(exact.low, abs=0.01) and high == pytest.approx(exact.high, abs=0.01)
+    assert bootstrap_interval(label_row_scores(rows, LABELS[:2], ["accuracy"])["accuracy"]) == (low, high)  # seeded
+
+
+def test_a_difference_over_the_same_rows_has_a_narrower_interval_than_over_others():
+    """Two models that differ in 20 of 400 rows, all in favour of the second."""
+    rows, *_ = label_rows(400, 0.3)
+    better = [dict(row) for row in rows]
+    for row in [row for row in better if row["label"] != row["predicted"]][:20]:
+        row["predicted"] = row["label"]
+    first, second = (label_row_scores(r, LABELS[:2], ["accuracy"])["accuracy"] for r in (rows, better))
+    low, high = bootstrap_interval(first, second)
+    assert 0.02 < low < 0.05 < high < 0.08  # 20 of 400, sd of about 0.011
+    assert bootstrap_interval(second, first) == pytest.approx((-high, -low), abs=0.002)
+
+
+def test_mcnemar_by_hand():
+    """8 rows right in the second alone, 1 in the first alone: 2 x (C(9, 0) + C(9, 1)) / 2 ** 9 = 0.0390625."""
+    right = [True] * 10 + [True] + [False] * 8
+    other = [True] * 10 + [False] + [True] * 8
+    assert mcnemar(right, other) == (1, 8, pytest.approx(20 / 512))
+    assert mcnemar([True, False], [True, False]) == (0, 0, 1.0)
+
+
+def save_run(folder, rows, results, id2label=("no", "yes"), status="finished"):
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"status": status, "results": results}))
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "config.json").write_text(json.dumps({"id2label": dict(enumerate(id2label))}))
+    return str(folder)
+
+
+def test_two_runs_are_compared_in_a_sentence(tmp_path):
+    worse, *_ = label_rows(400, 0.3)
+    worse = [{"text": str(i), **row} for i, row in enumerate(worse)]
+    better = [{**row, "predicted": row["label"]} if i % 5 else row for i, row in enumerate(worse)]
+    results = {"eval_accuracy": 0.5, "eval_f1": 0.5, "eval_loss": 1.0}
+    a, b = save_run(tmp_path / "a", worse, results), save_run(tmp_path / "b", better, results)
+    text = compare(a, b)
+    assert "400 rows" in text and "Right in A alone: 0" in text and "under 0.01 %" in text
+    assert "B is better" in text and "A is better" in compare(b, a)
+    assert "A and B cannot be told apart on 400 rows." in compare(a, a)
+    columns = [line.split()[0] for line in text.splitlines() if line.count(".") >= 5]
+    assert columns == ["accuracy", "f1"]  # what the runs reported, nothing else
+    with pytest.raises(InputError, match="answered different rows \\(400 and 399\\)"):
+        compare(a, save_run(tmp_path / "c", better[1:], results))
+    with pytest.raises(InputError, match="is not finished"):
+        compare(a, save_run(tmp_path / "d", better, results, status="running"))
+    with pytest.raises(InputError, match="holds no finished run"):
+        compare(a, str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="no gold answers"):
+        compare(a, save_run(tmp_path / "e", [{"text": "x", "predicted": "no"}], results))
+
+
+def test_scores_without_right_or_wrong_go_by_the_interval(tmp_path):
+    x = np.random.default_rng(0).normal(size=200)
+    noise = np.random.default_rng(1).normal(size=200)
+    runs = []
+    for name, scale in (("a", 2.0), ("b", 0.1)):
+        rows = [
+            {"text": str(i), "label": str(v), "predicted": v + scale * n}
+            for i, (v, n) in enumerate(zip(x, noise, strict=True))
+        ]
+        runs.append(save_run(tmp_path / name, rows, {"eval_pearson": 0.5}))
+    assert compare(*runs).endswith("B is better: the 95 % interval of the difference in pearson leaves out 0.")
