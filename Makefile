@@ -24,7 +24,7 @@ recipe = $(subst -,_,$*)
 offline = $(if $(filter 1,$(OFFLINE)),$(or $(offline_$(recipe)),$(error no bundled sample for $*: give its files in ARGS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart checkpoint test test-all compare torture bench lint clean
+.PHONY: help setup quickstart checkpoint test test-all glue compare torture bench lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):.*## /\1\t/' | expand -t 18
@@ -60,6 +60,10 @@ test: setup ## the tests, offline, under 5 minutes
 
 test-all: setup checkpoint ## all tests
 	$(PY) -m pytest $(ARGS)
+
+glue: setup ## the GLUE benchmark: make glue MODEL=... TASKS="mrpc rte" SEEDS=5, ARGS="--data_dir data"
+	$(PY) -m recipes.glue $(if $(MODEL),--model_name_or_path $(MODEL)) $(if $(TASKS),--tasks $(TASKS)) \
+		$(if $(SEEDS),--seeds $(shell seq 1 $(SEEDS))) $(ARGS)
 
 compare: setup ## which of two runs is better, and could it be chance: make compare A=runs/x B=runs/y
 	@$(PY) -m common.compare "$(A)" "$(B)"

@@ -4,6 +4,7 @@ python -m common.compare runs/a runs/b
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def row_scores(rows: list[dict[str, Any]], folder: str, record: dict[str, Any]) 
         return answer_row_scores(rows)
     if not isinstance(rows[0]["predicted"], str):
         return number_row_scores(rows)
-    reported = {name.split("_", 1)[1] for name in record["results"]}
+    reported = {re.sub(r"^(eval|test)_((mis)?matched_)?", "", name) for name in record["results"]}
     config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     label_list = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
     names = [name for name in LABEL_SCORES if name in reported]
