@@ -49,7 +49,7 @@ CASES = {
         ("mrpc/train.csv", "mrpc/validation.csv"),
         ("nli/train.csv", "nli/validation.csv"),
         "mrpc",
-        8,
+        6,
         "--num_train_epochs 3",
         128,
     ),
@@ -58,7 +58,7 @@ CASES = {
         ("sst2/train.csv", "sst2/validation.csv"),
         ("text_classification/train.csv", "text_classification/validation.csv"),
         "sst2",
-        20,
+        10,
         "--num_train_epochs 1 --max_train_samples 10000",
         128,
     ),
@@ -67,7 +67,7 @@ CASES = {
         ("conll2003/train.txt", "conll2003/validation.txt"),
         ("ner/train.conll", "ner/validation.conll"),
         None,
-        20,
+        12,
         "--num_train_epochs 3 --max_train_samples 3000",
         None,
     ),
@@ -76,7 +76,7 @@ CASES = {
         ("squad/train-v1.1.json", "squad/dev-v1.1.json"),
         ("qa/train.json", "qa/validation.json"),
         None,
-        5,
+        4,
         "--num_train_epochs 2 --max_train_samples 2000 --max_eval_samples 2000",
         384,
     ),
@@ -99,16 +99,12 @@ def arms(case: Case, full: bool) -> dict[str, dict[str, Any]]:
         return found
     if gpu or cpu_bf16_speedup() > 1.5:
         found["A, fp32"] = {"flags": "--bf16 false --fp16 false"}
-    else:
-        found["A, bf16"] = {"flags": "--bf16 true"}
     if not gpu:
         found["A, memory returned"] = {"env": returned}
         found["A, stock dropout"] = {"without": "dropout"}
         found["A, batches whole"] = {"without": "parts"}
     found[f"A, {attention} attention"] = {"flags": f"--attn_implementation {attention}"}
     found["A, grouped by length"] = {"flags": "--train_sampling_strategy group_by_length"}
-    if case.padded_to:
-        found[f"A, padded to {case.padded_to}"] = {"pad": case.padded_to, "without": "parts"}
     # No default, but the most that could be saved on the embedding matrix, its gradient and its update.
     found["A, embeddings frozen"] = {"flags": "--freeze embeddings"}
     return found | {"A again": {}, "B again": found["B"]}

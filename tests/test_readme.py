@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from common.arguments import build_parser
-from recipes import ner, nli, predict, qa, text_classification
+from recipes import glue, ner, nli, predict, qa, text_classification
 from tests.conftest import ROOT
 
 TEXTS = {
@@ -38,6 +38,8 @@ def test_recipe_commands_parse(where, command):
     name = name.removeprefix("recipes.")
     if name == "predict":
         assert predict.parse(flags).model
+    elif name == "glue":
+        assert not glue.parse_arguments(flags)[1]
     else:
         module = RECIPES[name]
         build_parser(module.Arguments, module.DEFAULTS, name).parse_args_into_dataclasses(
