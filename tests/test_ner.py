@@ -52,7 +52,7 @@ def test_it_learns_and_writes_what_it_promises(ner_flags, small_files, tmp_path,
     )
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "finished" and record["total_batch_size"] == 8
-    assert record["useful_tokens_per_second"] > 0 and 0 <= record["padding_share"] < 0.3
+    assert record["useful_tokens_per_second"] > 0 and 0 <= record["padding_share"] < 0.5
     seconds = record["seconds"]
     parts = seconds["set-up"] + seconds["training"] + seconds["evaluation"]
     assert min(seconds.values()) > 0 and parts == pytest.approx(seconds["total"], abs=0.3)
