@@ -14,7 +14,7 @@ import transformers
 from transformers import HfArgumentParser, TrainingArguments
 
 from common.cpu import tune_cpu
-from common.errors import InputError, check_at_least_one, check_range
+from common.errors import InputError, OneLineParser, check_at_least_one, check_range
 from common.hub import go_offline_without_hub
 from common.training import choose_precision, is_main_process, precision_name
 
@@ -47,11 +47,8 @@ class RecipeArguments:
     overwrite: bool = flag(False, "Replace another or a finished run in --output_dir.")
 
 
-class RecipeArgumentParser(HfArgumentParser):
+class RecipeArgumentParser(OneLineParser, HfArgumentParser):
     """`HfArgumentParser` whose complaints are one line, without abbreviations, and that reads no hidden .args file."""
-
-    def error(self, message: str) -> None:
-        raise InputError(f"{message}; --help lists the flags")
 
 
 def build_parser(arguments: type, defaults: dict[str, Any], name: str) -> RecipeArgumentParser:

@@ -108,7 +108,7 @@ def split_by_length(inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Ten
     width, lengths = mask.shape[1], mask.sum(dim=1).tolist()
     parts = []
     for rows in parts_of_like_length(lengths):
-        longest = max(lengths[row] for row in rows)
+        longest = lengths[rows[-1]]  # they come in order of length
         chosen = {name: value[rows] for name, value in inputs.items()}
         parts.append({n: v[:, :longest] if v.ndim > 1 and v.shape[1] == width else v for n, v in chosen.items()})
     return parts

@@ -1,5 +1,6 @@
 """Expected failures: one line on stderr that names the place and the remedy, exit code 2, no traceback."""
 
+import argparse
 import errno
 import os
 import pickle
@@ -13,6 +14,13 @@ class InputError(ValueError):
 
     The message is one sentence: where (file and line or row), what is wrong, what to do.
     """
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A command line whose complaints are one line and not the whole usage."""
+
+    def error(self, message: str) -> None:
+        raise InputError(f"{message}; --help lists the flags")
 
 
 def check_range(args: Any, low: float, high: float, *names: str) -> None:

@@ -69,9 +69,9 @@ def show_tagged_data(datasets: Any, features: Any) -> None:
     """What the run is about to read: sizes, entities per type, lengths, windows, words without pieces, repetitions."""
     rows = []
     # Hashes instead of texts, here and below: memory does not grow with the file.
-    train = {hash(tuple(tokens)) for tokens in column(datasets["train"], "tokens")} if "train" in datasets else set()
+    hashes = {split: [hash(tuple(t)) for t in column(dataset, "tokens")] for split, dataset in datasets.items()}
+    train = set(hashes.get("train", ()))
     for split, dataset in datasets.items():
-        hashes = [hash(tuple(tokens)) for tokens in column(dataset, "tokens")]
         words = sum(map(len, column(dataset, "tokens")))
         windows = Counter(column(features[split], "sentence"))
         pieces: Counter = Counter()
@@ -79,7 +79,7 @@ def show_tagged_data(datasets: Any, features: Any) -> None:
         for sentence, length, word_ids in columns(features[split], "sentence", "length", "word_ids"):
             pieces[sentence] += length
             read += sum(word >= 0 for word in word_ids)
-        repeated = sum(text in train for text in hashes) if split != "train" else "-"
+        repeated = sum(text in train for text in hashes[split]) if split != "train" else "-"
         types = Counter(e[0] for tags in column(dataset, "ner_tags") if tags for e in entities(tags))
         lengths = list(pieces.values()) or [0]
         rows.append(
@@ -179,11 +179,11 @@ def show_labels(
 def show_question_data(datasets: Any, features: Any) -> None:
     """What the run is about to read: questions, contexts, lengths, windows, what was cut or lies outside, overlap."""
     rows = []
-    known = set(map(hash, column(datasets["train"], "context"))) if "train" in datasets else set()
+    hashes = {split: list(map(hash, column(dataset, "context"))) for split, dataset in datasets.items()}
+    train = set(hashes.get("train", ()))
     for split, dataset in datasets.items():
         windows = Counter(column(features[split], "row"))
         lengths = features[split]["length"][:]
-        contexts = list(map(hash, column(dataset, "context")))
         is_answered = list(map(bool, column(dataset, "answers")))
         # Windows without an answer point at one position twice, and so does an answer of one piece; [CLS] comes first.
         unanswerable = outside = "-"
@@ -196,14 +196,14 @@ def show_question_data(datasets: Any, features: Any) -> None:
             [
                 split,
                 len(dataset),
-                len(set(contexts)),
+                len(set(hashes[split])),
                 unanswerable,
                 f"{np.mean(lengths):.1f}",
                 len(lengths),
                 sum(count > 1 for count in windows.values()),
                 len(cut),
                 outside,
-                sum(context in known for context in contexts) if split != "train" else "-",
+                sum(context in train for context in hashes[split]) if split != "train" else "-",
             ]
         )
         if cut:

@@ -360,8 +360,8 @@ def sentence_groups(dataset: Any) -> dict[str, list]:
 
 def tagged_rows(dataset: Any, predicted: list[list[str]]) -> list[dict[str, Any]]:
     """For the prediction files: words, gold tags (None where unknown) and predicted tags of each sentence."""
-    columns = (column(dataset, "tokens"), column(dataset, "ner_tags"), predicted)
-    return [dict(tokens=w, ner_tags=g, predicted=p) for w, g, p in zip(*columns, strict=True)]
+    rows = zip(columns(dataset, "tokens", "ner_tags"), predicted, strict=True)
+    return [dict(tokens=words, ner_tags=gold, predicted=found) for (words, gold), found in rows]
 
 
 def conll_block(row: dict[str, Any]) -> str:

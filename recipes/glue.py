@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from common.compare import read_run, row_scores
-from common.errors import InputError, run_as_command
+from common.errors import InputError, OneLineParser, run_as_command
 from common.report import table
 from common.statistics import RowScore, bootstrap_interval
 
@@ -40,9 +40,8 @@ BASELINES = Path(__file__).with_name("baselines.json")
 
 
 def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser("python -m recipes.glue", description=__doc__, allow_abbrev=False)
+    parser = OneLineParser("python -m recipes.glue", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.error = lambda message: (_ for _ in ()).throw(InputError(f"{message}; --help lists the flags"))
     parser.add_argument("--model_name_or_path", default="google-bert/bert-base-cased", help="any encoder")
     parser.add_argument("--tasks", nargs="+", default=[*TASKS], help=f"of {' '.join(TASKS)}; unset: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="one run each; unset: 1 2 3")
@@ -161,14 +160,16 @@ def load_baselines() -> list[dict]:
     return rows
 
 
-def published(model: str, task: str, split: str) -> dict | None:
+def published(baselines: list[dict], model: str, task: str, split: str) -> dict | None:
     """The baseline of the same model if there is one, else the first with the task."""
-    rows = [row for row in load_baselines() if row["split"] == split and task in row["scores"]]
+    rows = [row for row in baselines if row["split"] == split and task in row["scores"]]
     same = [row for row in rows if row["model"] == Path(model).name]
     return next(iter(same + rows), None)
 
 
-def summarize(args: argparse.Namespace, done: dict, failed: dict) -> tuple[list[dict], list[str]]:
+def summarize(
+    args: argparse.Namespace, done: dict, failed: dict, baselines: list[dict]
+) -> tuple[list[dict], list[str]]:
     """One entry per task and metric, and the notes that belong under the table."""
     entries, notes = [], [f"{task} seed {seed}: failed: {why}" for (task, _, seed), why in failed.items()]
     for task in args.tasks:
@@ -186,7 +187,7 @@ def summarize(args: argparse.Namespace, done: dict, failed: dict) -> tuple[list[
             entry |= {"sd": float(np.std(values, ddof=1)) if len(values) > 1 else None, "best": max(values)}
             entry |= {"interval": None if found is None else [100 * value for value in found], "learning_rate": rate}
             for split in ("dev", "test"):
-                row = published(args.model_name_or_path, task, split)
+                row = published(baselines, args.model_name_or_path, task, split)
                 figure = row and row["scores"][task].get(metric)
                 other = figure is not None and {"model": row["model"], "score": figure, "source": row["source"]}
                 entry[f"published_{split}"] = other or None
@@ -226,9 +227,9 @@ def render(entries: list[dict], notes: list[str]) -> str:
 
 def main(argv: list[str] | None = None) -> list[dict]:
     args, passed_on = parse_arguments(argv)
-    load_baselines()
+    baselines = load_baselines()
     done, failed = run_all(args, passed_on)
-    entries, notes = summarize(args, done, failed)
+    entries, notes = summarize(args, done, failed, baselines)
     text = render(entries, notes)
     folder = args.output_dir / Path(args.model_name_or_path).name
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from common.data import decode_lines, read_lines, read_rows
-from common.errors import InputError, run_as_command
+from common.errors import InputError, OneLineParser, run_as_command
 from common.hub import go_offline_without_hub, hub_errors
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m recipes.predict", description=__doc__, allow_abbrev=False)
+    parser = OneLineParser("python -m recipes.predict", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.error = lambda message: (_ for _ in ()).throw(InputError(f"{message}; --help lists the flags"))
     parser.add_argument("--model", required=True, help="folder of a finished run, or a model's name on the Hub")
     parser.add_argument("--text", nargs="+", help="one or more texts")
     parser.add_argument("--text_pair", nargs="+", help="the second text of each, for a model that reads pairs")
