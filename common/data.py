@@ -386,18 +386,18 @@ def load_splits(
     features: "Features",
     options: Callable[[Source], dict[str, Any]],
 ) -> "DatasetDict":
-    """The splits a run uses, parsed and checked: train and validation by what it does, and test where there is one.
+    """The splits a run uses, parsed and checked: by what it does, and of these test only where there is one.
 
     Args:
         args: a recipe's arguments, see `find_sources`.
-        training_args: `do_train` and `do_eval` are read.
+        training_args: `do_train`, `do_eval` and `do_predict` are read.
         parse, features: see `build_dataset`.
         options: what `parse` is told about a source.
     """
     from datasets import DatasetDict
 
     needed = ["train"] * training_args.do_train + ["validation", "validation_mismatched"] * training_args.do_eval
-    sources = find_sources(args, [*needed, "test"])
+    sources = find_sources(args, needed + ["test"] * training_args.do_predict)
     if not sources:
         raise InputError("no split to work on: name --train_file, --validation_file or --test_file")
     datasets = DatasetDict(

@@ -1,6 +1,7 @@
 """How sure a score is, and whether two models differ on the same rows: thin over scipy.
 
-A score is a function of sums over rows (`right`, `true positives`, ...), so that resampling rows is adding up again.
+A score is a function of columns with a number per row. Most need their sums alone (`right`, `true positives`, ...), so
+that resampling rows is adding up again.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,23 +16,41 @@ from common.tags import entities
 RESAMPLES = 5000
 
 
+Columns = Sequence[np.ndarray]  # each (..., rows)
+
+
 @dataclass
 class RowScore:
     """A score that is computed from the rows it is resampled over.
 
     Attributes:
-        columns: arrays of one number per row, whose sums the score is computed from.
-        of_sums: the score, from an array of sums (..., columns).
+        columns: arrays (rows,), a number per row, which the score is computed from.
+        of: the score (...) of such columns (..., rows), resampled or not.
         right: of each row whether it was answered right, None where there is no right or wrong.
     """
 
-    columns: np.ndarray  # (rows, columns)
-    of_sums: Callable[[np.ndarray], np.ndarray]
+    columns: Columns
+    of: Callable[[Columns], np.ndarray]
     right: np.ndarray | None = None
 
     @property
     def value(self) -> float:
-        return float(self.of_sums(self.columns.sum(axis=0)))
+        return float(self.of(self.columns))
+
+
+def of_sums(score: Callable[..., np.ndarray]) -> Callable[[Columns], np.ndarray]:
+    """A score that takes the columns' sums (...), one argument each, as a function of the columns."""
+    return lambda columns: score(*(np.asarray(column, dtype=float).sum(axis=-1) for column in columns))
+
+
+def mean_score(scores: Sequence[RowScore]) -> RowScore:
+    """The mean of several scores over the same rows, as of one model trained from several seeds."""
+    parts = np.cumsum([0, *(len(score.columns) for score in scores)])
+
+    def of(columns: Columns) -> np.ndarray:
+        return np.mean([s.of(columns[a:b]) for s, a, b in zip(scores, parts[:-1], parts[1:], strict=True)], axis=0)
+
+    return RowScore([column for score in scores for column in score.columns], of)
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -49,20 +68,18 @@ def label_row_scores(rows: Sequence[dict[str, Any]], label_list: Sequence[str], 
     """
     gold = np.array([label_list.index(row["label"]) for row in rows])
     predicted = np.array([label_list.index(row["predicted"]) for row in rows])
-    classes, right = np.arange(len(label_list)), gold == predicted
-    confusion = (gold[:, None, None] == classes[:, None]) & (
-        predicted[:, None, None] == classes
-    )  # rows, gold, predicted
-    flat = confusion.reshape(len(rows), -1).astype(float)
+    classes, right = len(label_list), gold == predicted
+    # The cells of the confusion matrix, gold in rows: of each row of data 1 in one of them.
+    cells = [(gold == i) & (predicted == j) for i in range(classes) for j in range(classes)]
 
-    def table(sums: np.ndarray) -> np.ndarray:
-        return sums.reshape(*sums.shape[:-1], len(classes), len(classes))
+    def table(sums: Sequence[np.ndarray]) -> np.ndarray:
+        return np.stack(sums, axis=-1).reshape(*np.shape(sums[0]), classes, classes)
 
-    def per_class_f1(sums: np.ndarray) -> np.ndarray:
+    def per_class_f1(*sums: np.ndarray) -> np.ndarray:
         counts = table(sums)
         return ratio(2 * np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1) + counts.sum(-2))
 
-    def matthews(sums: np.ndarray) -> np.ndarray:  # Gorodkin 2004, as scikit-learn computes it
+    def matthews(*sums: np.ndarray) -> np.ndarray:  # Gorodkin 2004, as scikit-learn computes it
         counts = table(sums)
         true, guessed, total = counts.sum(-1), counts.sum(-2), counts.sum((-1, -2))
         covariance = np.trace(counts, axis1=-2, axis2=-1) * total - (true * guessed).sum(-1)
@@ -70,26 +87,33 @@ def label_row_scores(rows: Sequence[dict[str, Any]], label_list: Sequence[str], 
         return ratio(covariance, np.sqrt(spread))
 
     known = {
-        "accuracy": RowScore(
-            np.stack([right, np.ones(len(rows))], axis=1), lambda s: ratio(s[..., 0], s[..., 1]), right
-        ),
-        "f1": RowScore(flat, lambda s: per_class_f1(s)[..., 1], right),
-        "macro_f1": RowScore(flat, lambda s: per_class_f1(s).mean(-1), right),
-        "matthews_correlation": RowScore(flat, matthews, right),
+        "accuracy": RowScore([right, np.ones(len(rows))], of_sums(ratio), right),
+        "f1": RowScore(cells, of_sums(lambda *sums: per_class_f1(*sums)[..., 1]), right),
+        "macro_f1": RowScore(cells, of_sums(lambda *sums: per_class_f1(*sums).mean(-1)), right),
+        "matthews_correlation": RowScore(cells, of_sums(matthews), right),
     }
     return {name: known[name] for name in names}
 
 
 def number_row_scores(rows: Sequence[dict[str, Any]]) -> dict[str, RowScore]:
-    """Pearson's correlation of predicted and gold scores, from the sums of x, y, their squares and their product."""
+    """Pearson's correlation of predicted and gold scores, from the sums of x, y, their squares and their product; and
+    Spearman's, which is Pearson's of the ranks within each sample."""
     x, y = (np.array([float(row[key]) for row in rows]) for key in ("predicted", "label"))
     x, y = x - x.mean(), y - y.mean()  # shifts change nothing but keep the digits
 
-    def pearson(sums: np.ndarray) -> np.ndarray:
-        sx, sy, sxx, syy, sxy, n = np.moveaxis(sums, -1, 0)
+    def pearson(sx, sy, sxx, syy, sxy, n) -> np.ndarray:
         return ratio(n * sxy - sx * sy, np.sqrt((n * sxx - sx**2) * (n * syy - sy**2)))
 
-    return {"pearson": RowScore(np.stack([x, y, x * x, y * y, x * y, np.ones(len(x))], axis=1), pearson)}
+    def spearman(columns: Columns) -> np.ndarray:
+        from scipy.stats import rankdata
+
+        a, b = (rankdata(column, axis=-1) - (len(x) + 1) / 2 for column in columns)  # mean 0, ties or not
+        return ratio((a * b).sum(-1), np.sqrt((a * a).sum(-1) * (b * b).sum(-1)))
+
+    return {
+        "pearson": RowScore([x, y, x * x, y * y, x * y, np.ones(len(x))], of_sums(pearson)),
+        "spearmanr": RowScore([x, y], spearman),
+    }
 
 
 def entity_row_scores(rows: Sequence[dict[str, Any]]) -> dict[str, RowScore]:
@@ -99,8 +123,8 @@ def entity_row_scores(rows: Sequence[dict[str, Any]]) -> dict[str, RowScore]:
         gold, predicted = set(entities(row["ner_tags"])), set(entities(row["predicted"]))
         counts.append((len(gold & predicted), len(gold) + len(predicted)))
         right.append(gold == predicted)
-    score = RowScore(np.array(counts, dtype=float), lambda s: ratio(2 * s[..., 0], s[..., 1]), np.array(right))
-    return {"f1": score}
+    found, both = np.array(counts, dtype=float).T
+    return {"f1": RowScore([2 * found, both], of_sums(ratio), np.array(right))}
 
 
 def answer_row_scores(rows: Sequence[dict[str, Any]]) -> dict[str, RowScore]:
@@ -109,8 +133,7 @@ def answer_row_scores(rows: Sequence[dict[str, Any]]) -> dict[str, RowScore]:
     found = np.array([answer_scores(row["predicted"], row["answers"], version_2) for row in rows])
     ones, right = np.ones(len(rows)), found[:, 0] == 1
     return {
-        name: RowScore(np.stack([100 * found[:, i], ones], axis=1), lambda s: ratio(s[..., 0], s[..., 1]), right)
-        for i, name in enumerate(("exact_match", "f1"))
+        name: RowScore([100 * found[:, i], ones], of_sums(ratio), right) for i, name in enumerate(("exact_match", "f1"))
     }
 
 
@@ -118,21 +141,19 @@ def bootstrap_interval(score: RowScore, other: RowScore | None = None, seed: int
     """The 95 % percentile interval of a score over resampled rows, or of `other` less `score` over the same rows."""
     from scipy.stats import bootstrap
 
-    width = score.columns.shape[1]
-    columns = score.columns if other is None else np.concatenate([score.columns, other.columns], axis=1)
+    columns = [*score.columns, *(other.columns if other else ())]
 
     def statistic(*samples: np.ndarray, axis: int) -> np.ndarray:
-        sums = np.stack([sample.sum(axis=axis) for sample in samples], axis=-1)
-        value = score.of_sums(sums[..., :width])
-        return value if other is None else other.of_sums(sums[..., width:]) - value
+        value = score.of(samples[: len(score.columns)])
+        return value if other is None else other.of(samples[len(score.columns) :]) - value
 
     found = bootstrap(
-        tuple(columns.T),
+        columns,
         statistic,
         paired=True,
         vectorized=True,
         n_resamples=RESAMPLES,
-        batch=max(1, 2_000_000 // columns.size),
+        batch=max(1, 2_000_000 // (len(columns) * len(columns[0]))),
         method="percentile",
         rng=np.random.default_rng(seed),
     )

@@ -2,41 +2,49 @@
 
 Every task:              python -m recipes.glue --model_name_or_path google-bert/bert-base-cased
 Two tasks, five seeds:   make glue TASKS="mrpc rte" SEEDS=5
+What it would cost:      make glue ARGS="--dry_run"
 Your copies, no network: python -m recipes.glue --data_dir data --tasks mrpc
 
-Copies are data/mrpc/train.csv, data/mrpc/validation.csv and so on. Each run is `recipes.text_classification` or
-`recipes.nli` as a process of its own, in its own folder under --output_dir; flags unknown here go to them. Repeat the
-command after an interruption: finished runs are not repeated.
+Copies are data/mrpc/train.csv, data/mrpc/validation.csv and so on, or the official download (data/MRPC/train.tsv).
+Each run is `recipes.text_classification` or `recipes.nli` as a process of its own, in its own folder under
+--output_dir; flags unknown here go to them. Repeat the command after an interruption: finished runs are not repeated.
 Scores are of the validation (dev) split, and are set beside published figures of dev alone; those of test stand apart.
 """
 
 import argparse
 import json
+import math
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
 from common.compare import read_run, row_scores
+from common.data import read_rows
 from common.errors import InputError, OneLineParser, run_as_command
+from common.glue_files import OFFICIAL, SUBMISSION, convert_official, is_official, write_submission
 from common.report import table
-from common.statistics import RowScore, bootstrap_interval
+from common.statistics import bootstrap_interval, mean_score
 
-# Recipe and metrics of each task, in the order of the GLUE paper (Wang et al. 2019, table 1).
+# Recipe, metrics and rows of train and validation of each task (Wang et al. 2019, table 1; MNLI's two dev sets).
 TASKS = {
-    "cola": ("text_classification", ("matthews_correlation",)),
-    "sst2": ("text_classification", ("accuracy",)),
-    "mrpc": ("nli", ("f1", "accuracy")),
-    "stsb": ("nli", ("pearson", "spearmanr")),
-    "qqp": ("nli", ("accuracy", "f1")),
-    "mnli": ("nli", ("matched_accuracy", "mismatched_accuracy")),
-    "qnli": ("nli", ("accuracy",)),
-    "rte": ("nli", ("accuracy",)),
-    "wnli": ("nli", ("accuracy",)),
+    "cola": ("text_classification", ("matthews_correlation",), (8551, 1043)),
+    "sst2": ("text_classification", ("accuracy",), (67349, 872)),
+    "mrpc": ("nli", ("f1", "accuracy"), (3668, 408)),
+    "stsb": ("nli", ("pearson", "spearmanr"), (5749, 1500)),
+    "qqp": ("nli", ("accuracy", "f1"), (363846, 40430)),
+    "mnli": ("nli", ("matched_accuracy", "mismatched_accuracy"), (392702, 19647)),
+    "qnli": ("nli", ("accuracy",), (104743, 5463)),
+    "rte": ("nli", ("accuracy",), (2490, 277)),
+    "wnli": ("nli", ("accuracy",), (635, 71)),
 }
 BASELINES = Path(__file__).with_name("baselines.json")
+PROBE_STEPS = 20
+Run = tuple[str, str | None, int]  # task, learning rate as given, seed
 
 
 def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -48,6 +56,8 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[st
     parser.add_argument("--learning_rates", nargs="+", default=[None], help="try each, keep the best on validation")
     parser.add_argument("--data_dir", type=Path, help="folder with <task>/train.csv and validation.csv; unset: the Hub")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/glue"), help="unset: runs/glue")
+    parser.add_argument("--submission", action="store_true", help="write the eleven test files and their zip as well")
+    parser.add_argument("--dry_run", action="store_true", help="say how many runs and hours it would be, and stop")
     args, passed_on = parser.parse_known_args(argv)
     unknown = [task for task in args.tasks if task not in TASKS]
     if unknown:
@@ -55,62 +65,172 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[st
     owned = [flag for flag in passed_on if flag in ("--seed", "--task_name", "--learning_rate")]
     if owned:
         raise InputError(f"{owned[0]}: is set for each run; use --seeds, --tasks or --learning_rates")
+    missing = [task for task in TASKS if task not in args.tasks]
+    if args.submission and missing:
+        raise InputError(f"--submission: needs every task, and --tasks lacks {', '.join(missing)}")
+    args.output_dir /= Path(args.model_name_or_path).name
     return args, passed_on
 
 
-def command(args: argparse.Namespace, passed_on: list[str], task: str, rate: str | None, seed: int) -> list[str]:
-    """The command of one run, as a user would give it."""
-    model = Path(args.model_name_or_path).name
-    folder = args.output_dir / model / "-".join([task, *([rate] if rate else []), f"seed{seed}"])
+def convert_download(args: argparse.Namespace) -> None:
+    """Where --data_dir is the official download, read it once into files that the recipes read."""
+    if args.data_dir is None:
+        return
+    official = [task for task in (*args.tasks, "ax") if is_official(args.data_dir, task)]
+    if any(task in official for task in args.tasks):
+        missing = [task for task in args.tasks if task not in official]
+        if missing:
+            raise InputError(
+                f"{args.data_dir}: has no {OFFICIAL[missing[0]][0]}/*.tsv; leave {missing[0]} out of --tasks"
+            )
+        for task in official:
+            convert_official(args.data_dir, task, args.output_dir / "data")
+        args.data_dir = args.output_dir / "data"
+
+
+def command(args: argparse.Namespace, passed_on: list[str], run: Run) -> list[str]:
+    """The command of one run, as a user would give it. Predictions of the test split are `--submission`'s business."""
+    task, rate, seed = run
     flags = ["--task_name", task, "--model_name_or_path", args.model_name_or_path, "--seed", str(seed)]
+    flags += ["--do_predict", "false"]
     if args.data_dir is not None:
         flags += ["--train_file", f"{args.data_dir}/{task}/train.csv"]
-        if task == "mnli" and (args.data_dir / task / "validation_matched.csv").exists():
-            flags += ["--validation_file", f"{args.data_dir}/{task}/validation_matched.csv"]
-            flags += ["--validation_mismatched_file", f"{args.data_dir}/{task}/validation_mismatched.csv"]
-        else:
-            flags += ["--validation_file", f"{args.data_dir}/{task}/validation.csv"]
+        for split, path in validation_files(args, task).items():
+            flags += [f"--{split}_file", str(path)]
     flags += ["--learning_rate", rate] if rate else []
-    return [sys.executable, "-m", f"recipes.{TASKS[task][0]}", *flags, "--output_dir", str(folder), *passed_on]
+    return [
+        sys.executable,
+        "-m",
+        f"recipes.{TASKS[task][0]}",
+        *flags,
+        "--output_dir",
+        str(folder_of(args, run)),
+        *passed_on,
+    ]
 
 
-def run_all(args: argparse.Namespace, passed_on: list[str]) -> tuple[dict, dict]:
-    """Run what is not finished; (task, rate, seed) -> folder of the finished, and -> error line of the failed."""
+def folder_of(args: argparse.Namespace, run: Run) -> Path:
+    task, rate, seed = run
+    return args.output_dir / "-".join([task, *([rate] if rate else []), f"seed{seed}"])
+
+
+def validation_files(args: argparse.Namespace, task: str) -> dict[str, Path]:
+    folder = args.data_dir / task
+    if task == "mnli" and (folder / "validation_matched.csv").exists():
+        names = {"validation": "validation_matched", "validation_mismatched": "validation_mismatched"}
+        return {split: folder / f"{name}.csv" for split, name in names.items()}
+    return {"validation": folder / "validation.csv"}
+
+
+def run_process(line: list[str], log: Path) -> str | None:
+    """Run a command with its output in a file, and return None or, where it failed, its last line.
+
+    A signal to stop is the command's to act upon: it saves a checkpoint first.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w", encoding="utf-8") as file:
+        process = subprocess.Popen(line, stdout=file, stderr=subprocess.STDOUT)
+        # A terminal sends Ctrl-C to both; SIGTERM comes to this process alone.
+        handlers = {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: lambda *_: process.terminate()}
+        previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        code = process.wait()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
+        raise SystemExit(code if code > 0 else 128 - code)
+    lines = [text for text in log.read_text(encoding="utf-8", errors="replace").splitlines() if text.strip()]
+    return None if code == 0 else lines[-1].removeprefix("error: ") if lines else f"exit {code}"
+
+
+def run_all(args: argparse.Namespace, passed_on: list[str]) -> tuple[dict[Run, Path], dict[Run, str]]:
+    """Run what is not finished; the folders of the finished runs and the error lines of the failed ones."""
     wanted = [(task, rate, seed) for task in args.tasks for rate in args.learning_rates for seed in args.seeds]
     done, failed, began, fresh = {}, {}, time.monotonic(), 0
-    for number, (task, rate, seed) in enumerate(wanted, 1):
-        line = command(args, passed_on, task, rate, seed)
-        folder = Path(line[line.index("--output_dir") + 1])
-        start = time.monotonic()
-        process = subprocess.run(line, capture_output=True, text=True)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.with_suffix(".log").write_text(process.stdout + process.stderr, encoding="utf-8")
-        reused = "this run is finished" in process.stdout
+    for number, run in enumerate(wanted, 1):
+        folder, start = folder_of(args, run), time.monotonic()
+        log = folder.with_suffix(".log")
+        error = run_process(command(args, passed_on, run), log)
+        reused = "this run is finished" in log.read_text(encoding="utf-8", errors="replace")
         fresh += not reused
-        if process.returncode in (130, 143):
-            raise SystemExit(process.returncode)
-        if process.returncode:
-            errors = [text for text in process.stderr.splitlines() if text.strip()]
-            failed[task, rate, seed] = errors[-1].removeprefix("error: ") if errors else f"exit {process.returncode}"
-            outcome = f"FAILED: {failed[task, rate, seed]}"
+        if error:
+            failed[run], outcome = error, f"FAILED: {error}"
         else:
-            done[task, rate, seed] = folder
-            results = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
-            outcome = ", ".join(f"{name} {results[key]:.4f}" for name, key in reported(task, results).items())
+            done[run] = folder
+            outcome = ", ".join(f"{name} {score:.4f}" for name, score in read_scores(run[0], folder).items())
         left = (time.monotonic() - began) / max(1, fresh) * (len(wanted) - number) / 60
         took = "finished before" if reused else f"{(time.monotonic() - start) / 60:.1f} min"
-        name = " ".join([task, *([rate] if rate else []), f"seed {seed}"])
-        print(f"[{number}/{len(wanted)}] {name}: {outcome} ({took}; about {left:.0f} min left)", flush=True)
+        print(f"[{number}/{len(wanted)}] {name_of(run)}: {outcome} ({took}; about {left:.0f} min left)", flush=True)
     return done, failed
 
 
-def reported(task: str, results: dict[str, float]) -> dict[str, str]:
-    """Metric -> its key in a run's results; MNLI without its second split gives accuracy on the one there was."""
-    names = {name: f"eval_{name}" for name in TASKS[task][1] if f"eval_{name}" in results}
-    return names or ({"matched_accuracy": "eval_accuracy"} if task == "mnli" and "eval_accuracy" in results else {})
+def name_of(run: Run) -> str:
+    task, rate, seed = run
+    return " ".join([task, *([rate] if rate else []), f"seed {seed}"])
 
 
-def best_rate(args: argparse.Namespace, done: dict, task: str) -> tuple[str | None, dict[str, float]]:
+# What it would cost
+
+
+def estimate(args: argparse.Namespace, passed_on: list[str]) -> str:
+    """Runs, steps and hours of each task, from `PROBE_STEPS` steps of it on this machine. An evaluated row is taken
+    for a third of a trained one: the forward pass without the backward pass."""
+    rows, runs = [], len(args.seeds) * len(args.learning_rates)
+    limits = argparse.ArgumentParser(allow_abbrev=False)
+    for name in ("max_train_samples", "max_eval_samples", "max_steps"):
+        limits.add_argument(f"--{name}", type=int, default=-1)
+    limits.add_argument("--eval_strategy", default="epoch")
+    given = limits.parse_known_args(passed_on)[0]
+    for task in args.tasks:
+        with tempfile.TemporaryDirectory() as folder:
+            line = command(args, passed_on, (task, args.learning_rates[0], args.seeds[0]))
+            line += ["--output_dir", f"{folder}/probe", "--max_steps", str(PROBE_STEPS), "--do_eval", "false"]
+            line += ["--eval_strategy", "no", "--save_strategy", "no"]
+            error = run_process(line, Path(folder, "probe.log"))
+            if error:
+                raise InputError(f"{task}: {error}")
+            record = json.loads(Path(folder, "probe", "run.json").read_text(encoding="utf-8"))
+        train, validation = count_rows(args, task)
+        train = min(train, given.max_train_samples) if given.max_train_samples > 0 else train
+        validation = min(validation, given.max_eval_samples) if given.max_eval_samples > 0 else validation
+        batch, epochs = record["total_batch_size"], float(record["identity"]["num_train_epochs"])
+        steps = given.max_steps if given.max_steps > 0 else math.ceil(math.ceil(train / batch) * epochs)
+        evaluations = 1 + (math.ceil(epochs) if given.eval_strategy == "epoch" else 0)
+        step = record["seconds"]["training"] / PROBE_STEPS
+        seconds = record["seconds"]["set-up"] + step * (steps + evaluations * validation / batch / 3)
+        rows.append([task, runs, steps, seconds / 60, runs * seconds / 3600])
+        print(f"{task}: {seconds / 60:.1f} min a run", flush=True)
+    shown = [[task, n, steps, f"{minutes:.1f}", f"{hours:.2f}"] for task, n, steps, minutes, hours in rows]
+    shown.append(
+        ["all", sum(r[1] for r in rows), sum(r[1] * r[2] for r in rows), "-", f"{sum(r[4] for r in rows):.2f}"]
+    )
+    how = (
+        f"One run after another on {record['device']} in {record['precision']}, from {PROBE_STEPS} steps of each task."
+    )
+    return f"{table(['task', 'runs', 'steps', 'minutes a run', 'hours'], shown)}\n{how}"
+
+
+def count_rows(args: argparse.Namespace, task: str) -> tuple[int, int]:
+    """Rows of train and of validation; the Hub's are known."""
+    if args.data_dir is None:
+        return TASKS[task][2]
+    train = args.data_dir / task / "train.csv"
+    return tuple(
+        sum(sum(1 for _ in read_rows(str(path))) for path in paths)
+        for paths in ([train], validation_files(args, task).values())
+    )
+
+
+# Scores
+
+
+def read_scores(task: str, folder: Path) -> dict[str, float]:
+    """Metric -> score of a run; MNLI without its second split gives accuracy on the one there was."""
+    results = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
+    scores = {name: results[f"eval_{name}"] for name in TASKS[task][1] if f"eval_{name}" in results}
+    return scores or {"matched_accuracy": results["eval_accuracy"]}
+
+
+def best_rate(args: argparse.Namespace, done: dict[Run, Path], task: str) -> tuple[str | None, dict[str, float]]:
     """The learning rate with the best mean of the task's first metric, and that mean for each rate."""
     means = {}
     for rate in args.learning_rates:
@@ -121,29 +241,14 @@ def best_rate(args: argparse.Namespace, done: dict, task: str) -> tuple[str | No
     return max(means, key=means.get, default=None), means
 
 
-def read_scores(task: str, folder: Path) -> dict[str, float]:
-    results = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
-    return {name: results[key] for name, key in reported(task, results).items()}
-
-
-def interval(task: str, metric: str, folders: list[Path]) -> tuple[float, float] | None:
-    """The 95 % bootstrap interval over validation rows of the mean over seeds; None where predictions are of test,
-    of MNLI's other split, or the metric is not resampled (Spearman's)."""
-    name = metric.removeprefix("matched_")
+def interval(metric: str, folders: list[Path]) -> tuple[float, float] | None:
+    """The 95 % bootstrap interval over validation rows of the mean over seeds; None for MNLI's mismatched half, whose
+    predictions a run does not keep."""
     scores = []
     for folder in folders:
         rows, record = read_run(str(folder))
-        found = row_scores(rows, str(folder), record).get(name)
-        if found is None or any(key.startswith("test_") for key in record["results"]):
-            return None
-        scores.append(found)
-    width = scores[0].columns.shape[1]
-
-    def mean(sums: np.ndarray) -> np.ndarray:
-        parts = [score.of_sums(sums[..., i * width : (i + 1) * width]) for i, score in enumerate(scores)]
-        return np.mean(parts, axis=0)
-
-    return bootstrap_interval(RowScore(np.concatenate([score.columns for score in scores], axis=1), mean))
+        scores.append(row_scores(rows, str(folder), record).get(metric.removeprefix("matched_")))
+    return None if None in scores else bootstrap_interval(mean_score(scores))
 
 
 def load_baselines() -> list[dict]:
@@ -168,10 +273,10 @@ def published(baselines: list[dict], model: str, task: str, split: str) -> dict 
 
 
 def summarize(
-    args: argparse.Namespace, done: dict, failed: dict, baselines: list[dict]
+    args: argparse.Namespace, done: dict[Run, Path], failed: dict[Run, str], baselines: list[dict]
 ) -> tuple[list[dict], list[str]]:
     """One entry per task and metric, and the notes that belong under the table."""
-    entries, notes = [], [f"{task} seed {seed}: failed: {why}" for (task, _, seed), why in failed.items()]
+    entries, notes = [], [f"{name_of(run)}: failed: {why}" for run, why in failed.items()]
     for task in args.tasks:
         rate, means = best_rate(args, done, task)
         folders = [done[task, rate, seed] for seed in args.seeds if (task, rate, seed) in done]
@@ -182,8 +287,8 @@ def summarize(
             )
         for metric in read_scores(task, folders[0]) if folders else ():
             values = [100 * read_scores(task, folder)[metric] for folder in folders]
-            found = interval(task, metric, folders)
-            entry = {"task": task, "metric": metric, "seeds": len(values), "mean": float(np.mean(values))}
+            found = interval(metric, folders)
+            entry = {"task": task, "metric": metric, "values": values, "mean": float(np.mean(values))}
             entry |= {"sd": float(np.std(values, ddof=1)) if len(values) > 1 else None, "best": max(values)}
             entry |= {"interval": None if found is None else [100 * value for value in found], "learning_rate": rate}
             for split in ("dev", "test"):
@@ -213,7 +318,7 @@ def render(entries: list[dict], notes: list[str]) -> str:
         low, high = entry["interval"] or (None, None)
         difference = None if dev is None else entry["mean"] - dev["score"]
         cells = [entry["mean"], entry["sd"], entry["best"], low, high, dev and dev["score"], difference]
-        rows.append([f"{entry['task']} {entry['metric']}", entry["seeds"], *map(number, cells)])
+        rows.append([f"{entry['task']} {entry['metric']}", len(entry["values"]), *map(number, cells)])
     header = ["dev", "seeds", "mean", "sd", "best", "95 % from", "to", "published", "difference"]
     lines = [table(header, rows)]
     for split in ("dev", "test"):
@@ -225,19 +330,72 @@ def render(entries: list[dict], notes: list[str]) -> str:
     return "\n".join([*lines, "Intervals: bootstrap over validation rows of the mean over seeds.", *notes])
 
 
+def plot(entries: list[dict], path: Path) -> None:
+    """Every run as a dot, the mean with its interval, and the published dev figure."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 1.2 + 0.42 * len(entries)), layout="constrained")
+    axes = figure.subplots()
+    for y, entry in enumerate(entries):
+        low, high = entry["interval"] or (entry["mean"], entry["mean"])
+        axes.plot(
+            [low, high], [y, y], color="tab:blue", linewidth=2, alpha=0.5, label="95 % interval" if y == 0 else None
+        )
+        axes.plot(entry["values"], [y] * len(entry["values"]), ".", color="tab:blue", label="a run" if y == 0 else None)
+        axes.plot(entry["mean"], y, "|", color="black", markersize=16, label="mean" if y == 0 else None)
+        if entry["published_dev"]:
+            axes.plot(entry["published_dev"]["score"], y, "D", color="tab:orange", fillstyle="none")
+    axes.plot([], [], "D", color="tab:orange", fillstyle="none", label="published, dev")
+    axes.set_yticks(range(len(entries)), [f"{e['task']} {e['metric']}" for e in entries])
+    axes.invert_yaxis()
+    axes.set_xlabel("dev score, percent")
+    axes.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def submit(args: argparse.Namespace, passed_on: list[str], done: dict[Run, Path]) -> Path:
+    """Answer the eleven test files, each with its task's best run on validation, and write the submission."""
+    best = {}
+    for run in done:
+        score = next(iter(read_scores(run[0], done[run]).values()))
+        best[run[0]] = max(best.get(run[0], (-math.inf, run)), (score, run), key=lambda pair: pair[0])
+    folders = {}
+    for name, (task, split, *_) in SUBMISSION.items():
+        run = best[task][1]
+        folders[name] = args.output_dir / "submission" / name
+        line = [sys.executable, "-m", f"recipes.{TASKS[task][0]}", *passed_on, "--task_name", task]
+        line += ["--do_train", "false", "--do_eval", "false", "--model_name_or_path", str(done[run])]
+        config = {"MNLI-m": "mnli_matched", "MNLI-mm": "mnli_mismatched", "AX": "ax"}.get(name, task)
+        source = ["--dataset_config_name", config]
+        if args.data_dir is not None:
+            source = ["--test_file", f"{args.data_dir}/{split}.csv"]
+        error = run_process([*line, *source, "--output_dir", str(folders[name])], folders[name].with_suffix(".log"))
+        if error:
+            raise InputError(f"--submission, {name}: {error}")
+        print(f"{name}: answered by {name_of(run)}, the best of its task on validation", flush=True)
+    return write_submission(folders, args.output_dir / "submission")
+
+
 def main(argv: list[str] | None = None) -> list[dict]:
     args, passed_on = parse_arguments(argv)
     baselines = load_baselines()
+    convert_download(args)
+    if args.dry_run:
+        print(estimate(args, passed_on))
+        return []
     done, failed = run_all(args, passed_on)
     entries, notes = summarize(args, done, failed, baselines)
-    text = render(entries, notes)
-    folder = args.output_dir / Path(args.model_name_or_path).name
-    folder.mkdir(parents=True, exist_ok=True)
+    text, folder = render(entries, notes), args.output_dir
     (folder / "glue.json").write_text(json.dumps({"scores": entries, "notes": notes}, indent=1) + "\n")
     (folder / "glue.md").write_text(f"```\n{text}\n```\n")
-    print(f"\n{text}\n\nIn {folder}: glue.md, glue.json, and a folder and a log for each run.")
+    if entries:
+        plot(entries, folder / "glue.svg")
+    print(f"\n{text}\n\nIn {folder}: glue.md, glue.json, glue.svg, and a folder and a log for each run.")
     if failed:
         raise InputError(f"{len(failed)} of {len(failed) + len(done)} runs failed; their logs are in {folder}")
+    if args.submission:
+        print(f"Submission: {submit(args, passed_on, done)}")
     return entries
 
 

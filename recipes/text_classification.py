@@ -70,6 +70,7 @@ class Arguments(RecipeArguments):
 DEFAULTS = dict(
     do_train=True,
     do_eval=True,
+    do_predict=True,
     num_train_epochs=3,
     learning_rate=2e-5,
     per_device_train_batch_size=32,

@@ -16,6 +16,7 @@ from common.statistics import (
     entity_row_scores,
     label_row_scores,
     mcnemar,
+    mean_score,
     number_row_scores,
 )
 
@@ -63,6 +64,28 @@ def test_scores_of_the_other_tasks():
     x, y = np.random.default_rng(0).normal(size=(2, 50)) + 100
     numbers = [{"predicted": a, "label": str(b)} for a, b in zip(x, y, strict=True)]
     assert number_row_scores(numbers)["pearson"].value == pytest.approx(stats.pearsonr(x, y).statistic)
+    ties = [{"predicted": round(row["predicted"]), "label": row["label"]} for row in numbers]
+    spearman = stats.spearmanr([row["predicted"] for row in ties], y).statistic
+    assert number_row_scores(ties)["spearmanr"].value == pytest.approx(spearman)
+
+
+def test_the_interval_of_a_rank_correlation_is_that_of_resampled_ranks():
+    x, noise = np.random.default_rng(0).normal(size=(2, 80))
+    rows = [{"predicted": a, "label": str(a + b)} for a, b in zip(x, noise, strict=True)]
+    y = np.array([float(row["label"]) for row in rows])
+    low, high = bootstrap_interval(number_row_scores(rows)["spearmanr"])
+    draws = np.random.default_rng(1).integers(0, 80, (2000, 80))
+    expected = np.percentile([stats.spearmanr(x[d], y[d]).statistic for d in draws], [2.5, 97.5])
+    assert [low, high] == pytest.approx(expected, abs=0.02)
+
+
+def test_the_mean_over_seeds_is_resampled_over_the_same_rows():
+    """Two runs that are right on opposite rows have a mean that no resampling moves."""
+    rows, *_ = label_rows(100, 0.5)
+    other = [row | {"predicted": "no" if row["predicted"] == "yes" else "yes"} for row in rows]
+    scores = [label_row_scores(r, LABELS[:2], ["accuracy"])["accuracy"] for r in (rows, other)]
+    assert mean_score(scores).value == 0.5
+    assert bootstrap_interval(mean_score(scores)) == (0.5, 0.5)
 
 
 def test_the_interval_of_an_accuracy_is_near_the_binomial_one():
