@@ -56,10 +56,10 @@ predict-%: setup ## ask a trained model: make predict-ner MODEL=runs/ner TEXT=".
 		$(if $(CONTEXT_FILE),--context_file "$(CONTEXT_FILE)") $(ARGS)
 
 test: setup ## the tests, offline, under 5 minutes
-	$(PY) -m pytest -m "not slow" $(ARGS)
+	$(PY) -m pytest -m "not slow" -n auto $(ARGS)
 
 test-all: setup checkpoint ## all tests
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n auto $(ARGS)
 
 glue: setup ## the GLUE benchmark: make glue MODEL=... TASKS="mrpc rte" SEEDS=5, ARGS="--data_dir data"
 	$(PY) -m recipes.glue $(if $(MODEL),--model_name_or_path $(MODEL)) $(if $(TASKS),--tasks $(TASKS)) \

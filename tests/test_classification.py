@@ -250,7 +250,8 @@ def test_a_test_file_alone_matches_labels_by_name(tiny, tmp_path):
     results = text_classification.main(f"{base}/a --do_eval false --test_file {shouted}".split())
     assert set(results) == {"test_accuracy", "test_macro_f1", "test_loss"}
     one = write_csv(tmp_path / "o.csv", [row for row in rows if row.endswith("Cold")])
-    assert "eval_accuracy" in text_classification.main(f"{base}/b --validation_file {one}".split())
+    results = text_classification.main(f"{base}/b --validation_file {one} --test_file {one} --do_predict false".split())
+    assert set(results) == {"eval_accuracy", "eval_macro_f1", "eval_loss"}
     other = write_csv(tmp_path / "x.csv", ["a day,Hot"])
     with pytest.raises(InputError, match=r"labels that .* lacks \(Hot\)"):
         text_classification.main(f"{base}/c --do_eval false --test_file {other}".split())
