@@ -257,9 +257,9 @@ def test_resume_from_checkpoint_takes_true_false_and_a_path(ner_flags, tmp_path,
     """D9: the peers answer `Can't find a valid checkpoint at True`."""
     flags = changed(ner_flags, save_strategy="steps", save_steps=5)
     results = ner.main(changed(flags, output_dir=tmp_path / "whole"))
+    assert interrupt(changed(flags, output_dir=tmp_path / "killed"), 7, signal.SIGKILL).returncode == -9
     for value, says in (("True", "Resuming from"), ("false", None), (None, "Resuming from")):
-        folder = tmp_path / f"run-{value}"
-        assert interrupt(changed(flags, output_dir=folder), 7, signal.SIGKILL).returncode == -9
+        folder = shutil.copytree(tmp_path / "killed", tmp_path / f"run-{value}")
         capsys.readouterr()
         resumed = changed(flags, output_dir=folder, **({"resume_from_checkpoint": value} if value else {}))
         assert ner.main(resumed) == results
