@@ -15,12 +15,13 @@ def load_tokenizer(name: str, is_split_into_words: bool = False) -> Any:
     """The fast tokenizer of a model, Hub name or local folder.
 
     Args:
-        is_split_into_words: it will be given lists of words; byte-level tokenizers (RoBERTa) then need
+        is_split_into_words: it will be given lists of words; byte-level tokenizers (RoBERTa, ModernBERT) then need
             `add_prefix_space`, without which a word inside a sentence gets the pieces of one at its start.
 
     Raises:
         InputError: no such model, no tokenizer beside it, or none of the fast kind, which alone knows offsets.
     """
+    from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
     vocabularies = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
@@ -34,6 +35,12 @@ def load_tokenizer(name: str, is_split_into_words: bool = False) -> Any:
             f"{name}: its tokenizer ({type(tokenizer).__name__}) is not a fast one, and only those map pieces back to "
             "words; choose a model that has tokenizer.json"
         )
+    if is_split_into_words:
+        # A tokenizer without a class of its own (ModernBERT's) passes the flag over; it is saved with the backend.
+        steps = tokenizer.backend_tokenizer.pre_tokenizer
+        for step in steps if isinstance(steps, pre_tokenizers.Sequence) else [steps]:
+            if isinstance(step, pre_tokenizers.ByteLevel):
+                step.add_prefix_space = True
     tokenizer.padding_side = "right"  # what reads predictions counts positions from the left
     return tokenizer
 

@@ -7,6 +7,7 @@ References: Ramshaw and Marcus 1995 (IOB1), Tjong Kim Sang and Veenstra 1999 (IO
 import functools
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -123,10 +124,22 @@ def bio_label_list(types: Iterable[str]) -> list[str]:
     return ["O", *(f"{prefix}-{entity_type}" for entity_type in sorted(set(types)) for prefix in "BI")]
 
 
-# A word: letters and digits with inner dots, dashes and apostrophes ("U.S.", "follow-up", "12,400", "O'Brien"; "n't"
-# stays with its verb), a clitic ("'s", "'ll"), or one mark on its own. CoNLL's way, as far as a rule can.
 CLITIC = r"['’](?:s|re|ve|ll|d|m)\b"
-WORD = re.compile(rf"(?:[^\W\d_]\.){{2,}}|{CLITIC}|\w+(?:(?!{CLITIC})[.,:/'’-]?\w+|&\w+)*|\S", re.IGNORECASE)
+IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+
+
+@functools.cache
+def word_pattern() -> re.Pattern:
+    """A word: letters and digits with inner dots, dashes and apostrophes ("U.S.", "follow-up", "12,400", "O'Brien";
+    "n't" stays with its verb), a clitic ("'s", "'ll"), or one mark on its own. CoNLL's way, as far as a rule can.
+
+    Of Chinese and Japanese each character is a word, for nothing stands between words. Accents and vowel signs belong
+    to the letter before them, as do the joiners within words of Persian; for Python's `\\w` they are no letters.
+    """
+    signs = "".join(c for c in map(chr, range(0x300, 0x20000)) if unicodedata.category(c).startswith("M"))
+    letter = rf"(?:[^\W{IDEOGRAPHS}]|[{signs}\u200c\u200d])"
+    inner = rf"(?:(?!{CLITIC})[.,:/'’-]?{letter}+|&{letter}+)*"
+    return re.compile(rf"(?:[^\W\d_]\.){{2,}}|{CLITIC}|[{IDEOGRAPHS}]|{letter}+{inner}|\S", re.IGNORECASE)
 
 
 def split_words(text: str) -> list[tuple[int, int]]:
@@ -136,7 +149,7 @@ def split_words(text: str) -> list[tuple[int, int]]:
     >>> [text[start:end] for start, end in split_words(text)]
     ['Dr', '.', "O'Brien", "'s", 'U.S.', 'follow-up', "didn't", 'cost', '12,400', '.']
     """
-    return [match.span() for match in WORD.finditer(text)]
+    return [match.span() for match in word_pattern().finditer(text)]
 
 
 def spans_to_tags(words: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int, str]]) -> tuple[list[str], list]:
