@@ -17,36 +17,30 @@ from common.splits import column, columns, source_name
 if TYPE_CHECKING:
     from common.data import Source
 
-PREFIXES = "BIOESLU"
+PREFIXES = "BIESLU"
 TOKEN_COLUMNS, TAG_COLUMNS = ("tokens", "words"), ("ner_tags", "tags", "labels", "ner")
 
 
-def split_tag(tag: str) -> tuple[str, str]:
-    """Prefix and entity type of a tag.
-
-    >>> split_tag("B-PER"), split_tag("O")
-    (('B', 'PER'), ('O', ''))
-    >>> split_tag("X-PER")
-    Traceback (most recent call last):
-    ValueError: tag "X-PER" has an unknown prefix; known are O and B-, I-, E-, S-, L-, U- before a type
-    """
-    if tag == "O":
-        return "O", ""
-    prefix, dash, entity_type = tag.partition("-")
-    if len(prefix) != 1 or prefix not in PREFIXES or prefix == "O" or not dash or not entity_type:
-        raise ValueError(f'tag "{tag}" has an unknown prefix; known are O and B-, I-, E-, S-, L-, U- before a type')
-    return {"L": "E", "U": "S"}.get(prefix, prefix), entity_type
-
-
 def is_tag(text: str) -> bool:
+    """Whether a tag is O or has a prefix that a scheme knows.
+
+    >>> is_tag("B-PER"), is_tag("O"), is_tag("X-PER"), is_tag("NOUN")
+    (True, True, False, False)
     """
-    >>> is_tag("B-PER"), is_tag("text")
-    (True, False)
+    prefix, _, entity_type = text.partition("-")
+    return text == "O" or (len(prefix) == 1 and prefix in PREFIXES and entity_type != "")
+
+
+def split_tag(tag: str) -> tuple[str, str]:
+    """Prefix and entity type of a tag; one without a prefix, as of parts of speech, is that of a word on its own.
+
+    >>> split_tag("B-PER"), split_tag("O"), split_tag("NOUN")
+    (('B', 'PER'), ('O', ''), ('S', 'NOUN'))
     """
-    try:
-        return bool(split_tag(text))
-    except ValueError:
-        return False
+    if not is_tag(tag):
+        return "S", tag
+    prefix, _, entity_type = tag.partition("-")
+    return {"L": "E", "U": "S"}.get(prefix, prefix), entity_type
 
 
 def detect_scheme(sentences: Iterable[Sequence[str]]) -> str:
@@ -191,37 +185,44 @@ def entity_spans(tags: Sequence[str], words: Sequence[tuple[int, int]]) -> Itera
 
 
 def tagged_sentences(
-    source: "Source", tokens_column: str | None, tags_column: str | None, label_list: list[str] | None
+    source: "Source",
+    tokens_column: str | None,
+    tags_column: str | None,
+    label_list: list[str] | None,
+    scheme: str | None = None,
 ) -> Iterator[dict]:
     """Rows -> {"tokens", "ner_tags" in BIO or None, "document", "place", "note"}.
 
     A row holds words and tags (as text, or integers that index the file's class names or `label_list`), or `text`
     and `entities`, a list of {"start", "end", "label"} character spans as annotation tools export them.
 
+    Args:
+        scheme: of the tags; None detects it. "plain" leaves them as they are, for tags that are no entities.
+
     Raises:
         InputError: words and tags of unequal length, no tags, an unknown prefix, a broken sequence, overlapping spans.
     """
     parsed = functools.partial(tagged_row, source.name, tokens_column, tags_column, label_list)
-    scheme = detect_scheme_of(source.name, (parsed(place, row) for place, row in source.rows()))
+    scheme = scheme or detect_scheme_of(source.name, (parsed(place, row) for place, row in source.rows()))
     for place, row in source.rows():
         example = parsed(place, row)
         example["ner_tags"] = row_to_bio(source.name, example, scheme)
         example.pop("lines", None)
-        if scheme != "BIO":
+        if scheme not in ("BIO", "plain"):
             example["note"] = example["note"] or f"{scheme} tags converted to BIO"
         yield example
 
 
-def bio_tags(name: str, rows: list[dict]) -> list[list[str]]:
-    """The tags of rows that `tagged_row` gave, in BIO, whatever their scheme."""
-    scheme = detect_scheme_of(name, iter(rows))
+def bio_tags(name: str, rows: list[dict], scheme: str | None = None) -> list[list[str]]:
+    """The tags of rows that `tagged_row` gave, in BIO, whatever their scheme; see `tagged_sentences`."""
+    scheme = scheme or detect_scheme_of(name, iter(rows))
     return [row_to_bio(name, row, scheme) for row in rows]
 
 
 def row_to_bio(name: str, row: dict, scheme: str) -> list[str] | None:
-    """`to_bio` with the place of a broken sequence in the message."""
+    """`to_bio` with the place of a broken sequence in the message; plain tags stay as they are."""
     try:
-        return None if row["ner_tags"] is None else to_bio(row["ner_tags"], scheme)
+        return row["ner_tags"] if row["ner_tags"] is None or scheme == "plain" else to_bio(row["ner_tags"], scheme)
     except ValueError as error:
         i, message = error.args
         raise InputError(f"{name}, {token_place(row['place'], row.get('lines'), i)}: {message}") from None
@@ -237,12 +238,11 @@ def detect_scheme_of(name: str, examples: Iterator[dict]) -> str:
     def checked() -> Iterator[list[str]]:
         for example in examples:
             for i, tag in enumerate(example["ner_tags"] or []):
-                try:
-                    split_tag(tag)
-                except ValueError as error:
+                if not is_tag(tag):
                     raise InputError(
-                        f"{name}, {token_place(example['place'], example.get('lines'), i)}: {error}"
-                    ) from None
+                        f"{name}, {token_place(example['place'], example.get('lines'), i)}: "
+                        f'tag "{tag}" has an unknown prefix; known are O and B-, I-, E-, S-, L-, U- before a type'
+                    )
             yield example["ner_tags"] or []
 
     return detect_scheme(checked())
