@@ -237,10 +237,11 @@ def answers(predictions: Any, label_list: Sequence[str] | None, multi_label: boo
     if label_list is None:
         return [{"predicted": round(float(row[0]), 4)} for row in predictions]
     if multi_label:
-        likely = [
-            [(n, float(p)) for n, p in zip(label_list, expit(row), strict=True) if p > 0.5] for row in predictions
-        ]
-        return [{"predicted": [n for n, _ in row], "probability": [round(p, 4) for _, p in row]} for row in likely]
+        found = []
+        for row in expit(predictions):
+            likely = {label: round(float(p), 4) for label, p in zip(label_list, row, strict=True) if p > 0.5}
+            found.append({"predicted": list(likely), "probability": list(likely.values())})
+        return found
     probabilities = softmax(predictions, axis=-1)
     best = probabilities.argmax(axis=-1)
     return [

@@ -1,4 +1,4 @@
-"""Recipes are to be copied: by `make` under another name, and with the patches of recipes/README.md into other tasks."""
+"""Recipes are to be copied: by `make` under another name, by the patches of recipes/README.md for other tasks."""
 
 import importlib.util
 import json
