@@ -91,6 +91,29 @@ def test_a_word_has_the_pieces_that_it_has_inside_a_text(name, encoders):
     assert load_tokenizer(encoders(name) + "-saved")(words[1:], is_split_into_words=True).tokens()[1:-1] == inner
 
 
+def test_a_tokenizer_that_is_a_sentencepiece_model_alone_is_read_and_saved_whole(tmp_path):
+    """As DeBERTa-v3 lies on the Hub: spm.model and no tokenizer.json."""
+    import sentencepiece
+
+    (tmp_path / "texts.txt").write_text("\n".join(" ".join(words) for words, _ in read_sample("train")))
+    special = dict(zip(("pad", "bos", "eos", "unk"), ("[PAD]", "[CLS]", "[SEP]", "[UNK]"), strict=True))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "texts.txt"),
+        model_prefix=str(tmp_path / "spm"),
+        vocab_size=400,
+        minloglevel=2,
+        **{f"{name}_id": i for i, name in enumerate(special)},
+        **{f"{name}_piece": piece for name, piece in special.items()},
+    )
+    (tmp_path / "config.json").write_text('{"model_type": "deberta-v2"}')
+    tokenizer = load_tokenizer(str(tmp_path))
+    encoding = tokenizer("Grace met Ada in London.")
+    assert encoding.tokens()[0] == "[CLS]" and encoding.word_ids()[1] == 0 and "[UNK]" not in encoding.tokens()
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "tokenizer.json").exists()
+    assert load_tokenizer(str(tmp_path / "saved"))("Grace met Ada in London.").tokens() == encoding.tokens()
+
+
 def load(model, device="cpu", attention=None):
     args = SimpleNamespace(model_name_or_path=model, attn_implementation=attention)
     return load_model(AutoModelForTokenClassification, args, SimpleNamespace(device=torch.device(device)))
