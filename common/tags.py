@@ -259,7 +259,10 @@ def tagged_row(
     if tokens_column is None and "text" in row and ("entities" in row or tokens_name is None):
         return example | tagged_text(name, place, row)
     if tokens_name is None or tokens_name not in row:
-        raise InputError(f"{name}, {place}: no column of words among {list(row)}; name it with --tokens_column")
+        raise InputError(
+            f"{name}, {place}: no column of words among {list(row)}; name it with --tokens_column, or let the name "
+            "end in .conll where a line is a word and its tag"
+        )
     tokens = row[tokens_name]
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise InputError(f'{name}, {place}: "{tokens_name}" is no list of words')
@@ -344,7 +347,10 @@ def entity_types(datasets: Any) -> set[str]:
                     found[split].setdefault(split_tag(tag)[1], place)
         if untagged and (tagged or split != "test"):
             name, known = source_name(dataset, split), " or ".join(TAG_COLUMNS)
-            raise InputError(f"{name}, {untagged}: no tags; add a column {known}, or name it with --tags_column")
+            raise InputError(
+                f"{name}, {untagged}: no tags; add a column {known}, name it with --tags_column, or give entities "
+                "beside the text"
+            )
     if "train" not in found:
         return {entity_type for types in found.values() for entity_type in types}
     if not found["train"]:

@@ -93,6 +93,9 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     architecture = (config.architectures or [""])[0]
     for ending, predict in TASKS.items():
         if architecture.endswith(ending):
+            if bool(args.question) != (predict is predict_answers) and not args.file:
+                given = "--question and --context" if predict is predict_answers else "--text"
+                raise InputError(f"{args.model}: a model for another task than that; give {given}, or --file")
             return predict(args, config, inputs)
     raise InputError(
         f"{args.model}: {architecture or 'its config'} names no task that can be predicted; train it first"

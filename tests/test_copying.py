@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from common.arguments import build_parser
 from recipes import predict, text_classification
 from tests.conftest import ROOT, logged, save_tiny_bert, write_sentences
 
@@ -79,7 +80,11 @@ def patched(tmp_path):
 def test_the_examples_are_the_three_and_leave_clean_files(patched, tmp_path, changed):
     assert list(EXAMPLES) == ["part_of_speech", "multi_label", "long_documents"]
     for name in EXAMPLES:
-        patched(name, changed)
+        module = patched(name, changed)
+        (command,) = re.findall(rf"^python -m recipes\.{name} (.+)", README, re.M)
+        build_parser(module.Arguments, module.DEFAULTS, name).parse_args_into_dataclasses(
+            command.split(), look_for_args_file=False
+        )
         shutil.copy(tmp_path / "recipes" / f"{name}.py", tmp_path)
         shutil.rmtree(tmp_path / "recipes")
     checked = ["ruff", "check", "--isolated", "--select", "E,F,B", "--line-length", "120", *tmp_path.glob("*.py")]
