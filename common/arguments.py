@@ -30,7 +30,7 @@ def flag(default: Any, help: str) -> Any:
 class RecipeArguments:
     """Flags that mean the same in every recipe; a recipe adds its own and sets its own model and dataset."""
 
-    model_name_or_path: str = flag("google-bert/bert-base-uncased", "Any encoder: its name on the Hub, or a folder.")
+    model_name_or_path: str = flag("google-bert/bert-base-uncased", "Encoder with a fast tokenizer: name or folder.")
     dataset_name: str = flag("", "Dataset on the Hub, or a local folder.")
     dataset_config_name: str | None = flag(None, "Its configuration. Unset: the default one.")
     train_file: str | None = flag(None, "Own data, see the README for formats. Unset: --dataset_name.")
@@ -39,7 +39,7 @@ class RecipeArguments:
     max_train_samples: int | None = flag(None, "Use the first so many rows. Unset: all.")
     max_eval_samples: int | None = flag(None, "Use the first so many rows. Unset: all.")
     max_predict_samples: int | None = flag(None, "Use the first so many rows. Unset: all.")
-    max_seq_length: int | None = flag(None, "Word pieces in an input, at most. Unset: 512 or the model's limit.")
+    max_seq_length: int | None = flag(None, "Word pieces in an input. Unset: 512, in qa 384, or the model's limit.")
     freeze: str | None = flag(None, "What does not train: encoder, embeddings, or N (and N layers). Unset: all trains.")
     early_stopping_patience: int | None = flag(None, "Stop after N evaluations without a better score. Unset: never.")
     attn_implementation: str | None = flag(None, "eager or sdpa. Unset: the faster one on this device.")

@@ -121,6 +121,10 @@ def read_delimited(path: str, delimiter: str) -> Iterator[Row]:
         header = next(reader, [])
         if len(set(header)) != len(header):
             raise InputError(f"{path}, line 1: a column name occurs twice in {header}; rename one")
+        if len(header) == 1 and any(other in header[0] for other in ",;\t|"):
+            raise InputError(
+                f'{path}, line 1: one column, "{header[0][:80]}"; commas part columns in .csv and tabs in .tsv'
+            )
         for fields in reader:
             if not fields:
                 continue

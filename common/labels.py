@@ -208,29 +208,40 @@ def label_groups(dataset: Any, is_regression: bool) -> dict[str, list | None]:
     return {"groups": texts, "texts": texts, "kinds": [{label} for label in labels], "classes": labels}
 
 
-def predicted_rows(dataset: Any, predictions: Any, label_list: Sequence[str] | None) -> list[dict[str, Any]]:
-    """For `predictions.jsonl`: texts, gold label where known, and the predicted label with its probability, or score.
+def predicted_rows(
+    dataset: Any, predictions: Any, label_list: Sequence[str] | None, multi_label: bool = False
+) -> list[dict[str, Any]]:
+    """For `predictions.jsonl`: texts, gold label where known, and what `answers` makes of the predictions.
 
     Args:
         predictions: logits, rows x classes, or rows x 1 for a score, in the order of `dataset`.
     """
     rows = []
-    for row, answer in zip(dataset, answers(predictions, label_list), strict=True):
+    for row, answer in zip(dataset, answers(predictions, label_list, multi_label), strict=True):
         texts = {name: row[name] for name in ("text", "text_pair", "label") if row[name] is not None}
         rows.append(texts | answer)
     return rows
 
 
-def answers(predictions: Any, label_list: Sequence[str] | None) -> list[dict[str, Any]]:
-    """
+def answers(predictions: Any, label_list: Sequence[str] | None, multi_label: bool = False) -> list[dict[str, Any]]:
+    """The label with its probability, or the score; with `multi_label` every label whose probability is over a half.
+
     >>> import numpy as np
     >>> answers(np.array([[0.0, 2.0]]), ["no", "yes"]), answers(np.array([[3.25]]), None)
     ([{'predicted': 'yes', 'probability': 0.8808}], [{'predicted': 3.25}])
+    >>> answers(np.array([[-2.0, 2.0]]), ["funny", "long"], multi_label=True)
+    [{'predicted': ['long'], 'probability': [0.8808]}]
     """
-    from scipy.special import softmax
+    from scipy.special import expit, softmax
 
     if label_list is None:
         return [{"predicted": round(float(row[0]), 4)} for row in predictions]
+    if multi_label:
+        found = []
+        for row in expit(predictions):
+            likely = {label: round(float(p), 4) for label, p in zip(label_list, row, strict=True) if p > 0.5}
+            found.append({"predicted": list(likely), "probability": list(likely.values())})
+        return found
     probabilities = softmax(predictions, axis=-1)
     best = probabilities.argmax(axis=-1)
     return [

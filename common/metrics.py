@@ -4,6 +4,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from common.tags import entities
 
@@ -13,6 +14,17 @@ def entity_scores(references: Sequence[Sequence[str]], predictions: Sequence[Seq
     from common.scorers import EntityScores
 
     return EntityScores(keep_in_memory=True).compute(predictions=predictions, references=references)
+
+
+def word_accuracy(references: Iterable[Sequence[str]], predictions: Iterable[Sequence[str]]) -> float:
+    """Share of the words whose tag is right, where tags are no entities (parts of speech).
+
+    >>> word_accuracy([["DET", "NOUN"], ["VERB"]], [["DET", "VERB"], ["VERB"]])
+    0.6666666666666666
+    """
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(list(chain.from_iterable(references)), list(chain.from_iterable(predictions))))
 
 
 def flat_scores(scores: dict, per_type: bool = True) -> dict[str, float]:

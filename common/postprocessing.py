@@ -35,14 +35,17 @@ def tags_of_sentences(
 
 
 def in_row_order(predictions: np.ndarray, features: Any) -> np.ndarray:
-    """Predictions of an evaluation set that was sorted by length, put back in the order of its rows.
+    """Predictions of an evaluation set that was sorted by length, put back in the order of its rows; of a row that was
+    read in several windows their mean.
 
-    >>> in_row_order(np.array([[3.0], [1.0]]), {"row": [1, 0]}).tolist()
-    [[1.0], [3.0]]
+    >>> in_row_order(np.array([[3.0], [1.0], [5.0]]), {"row": [1, 0, 1]}).tolist()
+    [[1.0], [4.0]]
     """
-    ordered = np.empty_like(predictions)
-    ordered[np.asarray(features["row"][:])] = predictions
-    return ordered
+    rows = np.asarray(features["row"][:])
+    ordered = np.zeros((rows.max() + 1, *predictions.shape[1:]))
+    np.add.at(ordered, rows, predictions)
+    counts = np.bincount(rows).reshape(-1, *[1] * (predictions.ndim - 1))
+    return (ordered / counts).astype(predictions.dtype)
 
 
 def choose_answers(

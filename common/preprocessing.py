@@ -1,6 +1,7 @@
 """Words, texts, or questions with their contexts -> model inputs: alignment, and windows over any length."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ def load_tokenizer(name: str, is_split_into_words: bool = False) -> Any:
     """The fast tokenizer of a model, Hub name or local folder.
 
     Args:
-        is_split_into_words: it will be given lists of words; byte-level tokenizers (RoBERTa) then need
+        is_split_into_words: it will be given lists of words; byte-level tokenizers (RoBERTa, ModernBERT) then need
             `add_prefix_space`, without which a word inside a sentence gets the pieces of one at its start.
 
     Raises:
         InputError: no such model, no tokenizer beside it, or none of the fast kind, which alone knows offsets.
     """
+    from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
     vocabularies = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
@@ -34,6 +36,12 @@ def load_tokenizer(name: str, is_split_into_words: bool = False) -> Any:
             f"{name}: its tokenizer ({type(tokenizer).__name__}) is not a fast one, and only those map pieces back to "
             "words; choose a model that has tokenizer.json"
         )
+    if is_split_into_words:
+        # A tokenizer without a class of its own (ModernBERT's) passes the flag over; it is saved with the backend.
+        steps = tokenizer.backend_tokenizer.pre_tokenizer
+        for step in steps if isinstance(steps, pre_tokenizers.Sequence) else [steps]:
+            if isinstance(step, pre_tokenizers.ByteLevel):
+                step.add_prefix_space = True
     tokenizer.padding_side = "right"  # what reads predictions counts positions from the left
     return tokenizer
 
@@ -136,7 +144,7 @@ def tokenize_and_align_labels(
                 for i, word in enumerate(encoding.word_ids(window)):
                     inner = word is not None and labels[i] == IGNORED and word in owned
                     if inner and prefix and not pieces[i].startswith(prefix):
-                        labels[i] = label2id[tags[word].replace("B-", "I-", 1)]
+                        labels[i] = label2id[re.sub("^B-", "I-", tags[word])]
                 features["labels"].append(labels)
     return features
 
@@ -178,24 +186,29 @@ def tokenize_texts(
     indices: Sequence[int],
     tokenizer: Any,
     max_length: int,
+    stride: int = 0,
     label2id: dict[str, int] | None = None,
     scores: bool = False,
 ) -> dict[str, list]:
-    """One model input per row of one or two texts, cut at `max_length` (for `Dataset.map`, batched).
+    """One model input per row of one or two texts, cut at `max_length` (for `Dataset.map`, batched); or with `stride`
+    windows over the whole of one text.
 
     Args:
         batch: `text`; `text_pair`, a second text or None; `label` as text.
         indices: the row numbers.
         max_length: pieces, special tokens included; of two texts the longer one gives way.
+        stride: pieces that two neighbouring windows of a text share; 0 cuts the text instead.
         label2id: ids of the labels, when rows have them.
         scores: labels are numbers to be learnt.
 
     Returns:
         The tokenizer's own inputs; `labels`, an id or a number; `row`, the row number; `length`, the number of pieces
-        kept; `whole_length`, the number there were.
+        kept; `whole_length`, the number there were (in the window).
     """
     pairs = batch["text_pair"] if batch["text_pair"][0] is not None else None
-    encoding = tokenizer(batch["text"], pairs)
+    windows = dict(truncation=True, max_length=max_length, stride=stride, return_overflowing_tokens=True)
+    encoding = tokenizer(batch["text"], pairs, **(windows if stride else {}))
+    samples = encoding.pop("overflow_to_sample_mapping", range(len(indices)))
     whole = [len(ids) for ids in encoding["input_ids"]]
     features = {key: list(values) for key, values in encoding.items()}
     cut = [i for i, length in enumerate(whole) if length > max_length]
@@ -209,11 +222,11 @@ def tokenize_texts(
         for key, values in shorter.items():
             for i, value in zip(cut, values, strict=True):
                 features[key][i] = value
-    features |= {"row": list(indices), "length": [len(ids) for ids in features["input_ids"]], "whole_length": whole}
-    if scores:
-        features["labels"] = [float(label) for label in batch["label"]]
-    elif label2id is not None:
-        features["labels"] = [label2id[label] for label in batch["label"]]
+    features["row"] = [indices[sample] for sample in samples]
+    features |= {"length": [len(ids) for ids in features["input_ids"]], "whole_length": whole}
+    if scores or label2id is not None:
+        labels = [float(label) if scores else label2id[label] for label in batch["label"]]
+        features["labels"] = [labels[sample] for sample in samples]
     return features
 
 

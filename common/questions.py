@@ -183,7 +183,9 @@ def checked_questions(datasets: Any, version_2: bool | None) -> tuple[Any, bool]
         answers, name = dataset["answers"][:], source_name(dataset, split)
         without = [place for place, gold in zip(column(dataset, "place"), answers, strict=True) if gold is None]
         if without and (split != "test" or len(without) < len(dataset)):
-            raise InputError(f'{name}, {without[0]}: no "answers"; an unanswerable question has an empty list')
+            raise InputError(
+                f'{name}, {without[0]}: no "answers" or answer_text; an unanswerable question has empty ones'
+            )
         repeated = [i for i, count in Counter(column(dataset, "id")).items() if count > 1]
         if repeated and split != "train":
             raise InputError(f'{name}: id "{repeated[0]}" and {len(repeated) - 1} more occur twice; ids must differ')

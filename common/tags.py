@@ -7,6 +7,7 @@ References: Ramshaw and Marcus 1995 (IOB1), Tjong Kim Sang and Veenstra 1999 (IO
 import functools
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,36 +17,30 @@ from common.splits import column, columns, source_name
 if TYPE_CHECKING:
     from common.data import Source
 
-PREFIXES = "BIOESLU"
+PREFIXES = "BIESLU"
 TOKEN_COLUMNS, TAG_COLUMNS = ("tokens", "words"), ("ner_tags", "tags", "labels", "ner")
 
 
-def split_tag(tag: str) -> tuple[str, str]:
-    """Prefix and entity type of a tag.
-
-    >>> split_tag("B-PER"), split_tag("O")
-    (('B', 'PER'), ('O', ''))
-    >>> split_tag("X-PER")
-    Traceback (most recent call last):
-    ValueError: tag "X-PER" has an unknown prefix; known are O and B-, I-, E-, S-, L-, U- before a type
-    """
-    if tag == "O":
-        return "O", ""
-    prefix, dash, entity_type = tag.partition("-")
-    if len(prefix) != 1 or prefix not in PREFIXES or prefix == "O" or not dash or not entity_type:
-        raise ValueError(f'tag "{tag}" has an unknown prefix; known are O and B-, I-, E-, S-, L-, U- before a type')
-    return {"L": "E", "U": "S"}.get(prefix, prefix), entity_type
-
-
 def is_tag(text: str) -> bool:
+    """Whether a tag is O or has a prefix that a scheme knows.
+
+    >>> is_tag("B-PER"), is_tag("O"), is_tag("X-PER"), is_tag("NOUN")
+    (True, True, False, False)
     """
-    >>> is_tag("B-PER"), is_tag("text")
-    (True, False)
+    prefix, _, entity_type = text.partition("-")
+    return text == "O" or (len(prefix) == 1 and prefix in PREFIXES and entity_type != "")
+
+
+def split_tag(tag: str) -> tuple[str, str]:
+    """Prefix and entity type of a tag; one without a prefix, as of parts of speech, is that of a word on its own.
+
+    >>> split_tag("B-PER"), split_tag("O"), split_tag("NOUN")
+    (('B', 'PER'), ('O', ''), ('S', 'NOUN'))
     """
-    try:
-        return bool(split_tag(text))
-    except ValueError:
-        return False
+    if not is_tag(tag):
+        return "S", tag
+    prefix, _, entity_type = tag.partition("-")
+    return {"L": "E", "U": "S"}.get(prefix, prefix), entity_type
 
 
 def detect_scheme(sentences: Iterable[Sequence[str]]) -> str:
@@ -123,10 +118,22 @@ def bio_label_list(types: Iterable[str]) -> list[str]:
     return ["O", *(f"{prefix}-{entity_type}" for entity_type in sorted(set(types)) for prefix in "BI")]
 
 
-# A word: letters and digits with inner dots, dashes and apostrophes ("U.S.", "follow-up", "12,400", "O'Brien"; "n't"
-# stays with its verb), a clitic ("'s", "'ll"), or one mark on its own. CoNLL's way, as far as a rule can.
 CLITIC = r"['’](?:s|re|ve|ll|d|m)\b"
-WORD = re.compile(rf"(?:[^\W\d_]\.){{2,}}|{CLITIC}|\w+(?:(?!{CLITIC})[.,:/'’-]?\w+|&\w+)*|\S", re.IGNORECASE)
+IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+
+
+@functools.cache
+def word_pattern() -> re.Pattern:
+    """A word: letters and digits with inner dots, dashes and apostrophes ("U.S.", "follow-up", "12,400", "O'Brien";
+    "n't" stays with its verb), a clitic ("'s", "'ll"), or one mark on its own. CoNLL's way, as far as a rule can.
+
+    Of Chinese and Japanese each character is a word, for nothing stands between words. Accents and vowel signs belong
+    to the letter before them, as do the joiners within words of Persian; for Python's `\\w` they are no letters.
+    """
+    signs = "".join(c for c in map(chr, range(0x300, 0x20000)) if unicodedata.category(c).startswith("M"))
+    letter = rf"(?:[^\W{IDEOGRAPHS}]|[{signs}\u200c\u200d])"
+    inner = rf"(?:(?!{CLITIC})[.,:/'’-]?{letter}+|&{letter}+)*"
+    return re.compile(rf"(?:[^\W\d_]\.){{2,}}|{CLITIC}|[{IDEOGRAPHS}]|{letter}+{inner}|\S", re.IGNORECASE)
 
 
 def split_words(text: str) -> list[tuple[int, int]]:
@@ -136,7 +143,7 @@ def split_words(text: str) -> list[tuple[int, int]]:
     >>> [text[start:end] for start, end in split_words(text)]
     ['Dr', '.', "O'Brien", "'s", 'U.S.', 'follow-up', "didn't", 'cost', '12,400', '.']
     """
-    return [match.span() for match in WORD.finditer(text)]
+    return [match.span() for match in word_pattern().finditer(text)]
 
 
 def spans_to_tags(words: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int, str]]) -> tuple[list[str], list]:
@@ -178,37 +185,44 @@ def entity_spans(tags: Sequence[str], words: Sequence[tuple[int, int]]) -> Itera
 
 
 def tagged_sentences(
-    source: "Source", tokens_column: str | None, tags_column: str | None, label_list: list[str] | None
+    source: "Source",
+    tokens_column: str | None,
+    tags_column: str | None,
+    label_list: list[str] | None,
+    scheme: str | None = None,
 ) -> Iterator[dict]:
     """Rows -> {"tokens", "ner_tags" in BIO or None, "document", "place", "note"}.
 
     A row holds words and tags (as text, or integers that index the file's class names or `label_list`), or `text`
     and `entities`, a list of {"start", "end", "label"} character spans as annotation tools export them.
 
+    Args:
+        scheme: of the tags; None detects it. "plain" leaves them as they are, for tags that are no entities.
+
     Raises:
         InputError: words and tags of unequal length, no tags, an unknown prefix, a broken sequence, overlapping spans.
     """
     parsed = functools.partial(tagged_row, source.name, tokens_column, tags_column, label_list)
-    scheme = detect_scheme_of(source.name, (parsed(place, row) for place, row in source.rows()))
+    scheme = scheme or detect_scheme_of(source.name, (parsed(place, row) for place, row in source.rows()))
     for place, row in source.rows():
         example = parsed(place, row)
         example["ner_tags"] = row_to_bio(source.name, example, scheme)
         example.pop("lines", None)
-        if scheme != "BIO":
+        if scheme not in ("BIO", "plain"):
             example["note"] = example["note"] or f"{scheme} tags converted to BIO"
         yield example
 
 
-def bio_tags(name: str, rows: list[dict]) -> list[list[str]]:
-    """The tags of rows that `tagged_row` gave, in BIO, whatever their scheme."""
-    scheme = detect_scheme_of(name, iter(rows))
+def bio_tags(name: str, rows: list[dict], scheme: str | None = None) -> list[list[str]]:
+    """The tags of rows that `tagged_row` gave, in BIO, whatever their scheme; see `tagged_sentences`."""
+    scheme = scheme or detect_scheme_of(name, iter(rows))
     return [row_to_bio(name, row, scheme) for row in rows]
 
 
 def row_to_bio(name: str, row: dict, scheme: str) -> list[str] | None:
-    """`to_bio` with the place of a broken sequence in the message."""
+    """`to_bio` with the place of a broken sequence in the message; plain tags stay as they are."""
     try:
-        return None if row["ner_tags"] is None else to_bio(row["ner_tags"], scheme)
+        return row["ner_tags"] if row["ner_tags"] is None or scheme == "plain" else to_bio(row["ner_tags"], scheme)
     except ValueError as error:
         i, message = error.args
         raise InputError(f"{name}, {token_place(row['place'], row.get('lines'), i)}: {message}") from None
@@ -224,12 +238,11 @@ def detect_scheme_of(name: str, examples: Iterator[dict]) -> str:
     def checked() -> Iterator[list[str]]:
         for example in examples:
             for i, tag in enumerate(example["ner_tags"] or []):
-                try:
-                    split_tag(tag)
-                except ValueError as error:
+                if not is_tag(tag):
                     raise InputError(
-                        f"{name}, {token_place(example['place'], example.get('lines'), i)}: {error}"
-                    ) from None
+                        f"{name}, {token_place(example['place'], example.get('lines'), i)}: "
+                        f'tag "{tag}" has an unknown prefix; known are O and B-, I-, E-, S-, L-, U- before a type'
+                    )
             yield example["ner_tags"] or []
 
     return detect_scheme(checked())
@@ -246,7 +259,10 @@ def tagged_row(
     if tokens_column is None and "text" in row and ("entities" in row or tokens_name is None):
         return example | tagged_text(name, place, row)
     if tokens_name is None or tokens_name not in row:
-        raise InputError(f"{name}, {place}: no column of words among {list(row)}; name it with --tokens_column")
+        raise InputError(
+            f"{name}, {place}: no column of words among {list(row)}; name it with --tokens_column, or let the name "
+            "end in .conll where a line is a word and its tag"
+        )
     tokens = row[tokens_name]
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise InputError(f'{name}, {place}: "{tokens_name}" is no list of words')
@@ -331,7 +347,10 @@ def entity_types(datasets: Any) -> set[str]:
                     found[split].setdefault(split_tag(tag)[1], place)
         if untagged and (tagged or split != "test"):
             name, known = source_name(dataset, split), " or ".join(TAG_COLUMNS)
-            raise InputError(f"{name}, {untagged}: no tags; add a column {known}, or name it with --tags_column")
+            raise InputError(
+                f"{name}, {untagged}: no tags; add a column {known}, name it with --tags_column, or give entities "
+                "beside the text"
+            )
     if "train" not in found:
         return {entity_type for types in found.values() for entity_type in types}
     if not found["train"]:

@@ -76,16 +76,17 @@ def precision_name(training_args: TrainingArguments) -> str:
     return "bf16" if training_args.bf16 else "fp16" if training_args.fp16 else "fp32"
 
 
-def choose_attention(training_args: TrainingArguments, asked: str | None = None) -> tuple[str, str]:
-    """The attention implementation to load a model with, and the reason: `asked`, else eager on a CPU, else sdpa.
+def choose_attention(training_args: TrainingArguments, asked: str | None = None) -> tuple[str | None, str]:
+    """The attention implementation to load a model with, and the reason: `asked`, else eager on a CPU, else None.
 
-    On a CPU PyTorch's `sdpa` has no fused kernel with dropout and trains slower than plain matrix products.
+    On a CPU PyTorch's `sdpa` has no fused kernel with dropout and trains slower than plain matrix products. With None
+    the library takes sdpa where the model has it; asked for it, DeBERTa and MPNet, which have not, refuse to load.
     """
     if asked:
         return asked, "asked for by flag"
     if training_args.device.type == "cpu":
         return "eager", "with dropout on a CPU faster than sdpa, which has no fused kernel there"
-    return "sdpa", "fused kernels on this device"
+    return None, "the fastest on this device that the model has"
 
 
 # The Trainer
@@ -391,7 +392,6 @@ def load_model(auto_class: Any, args: Any, training_args: TrainingArguments, **c
     if os.path.isdir(name) and not any(Path(name).glob("*.safetensors")):
         raise InputError(f"{name}: holds no *.safetensors weights, and pickled ones are not read; convert them first")
     attention, reason = choose_attention(training_args, args.attn_implementation)
-    log.info("Attention %s: %s.", attention, reason)
     with hub_errors("model", name):
         model, report = auto_class.from_pretrained(
             name,
@@ -401,6 +401,7 @@ def load_model(auto_class: Any, args: Any, training_args: TrainingArguments, **c
             output_loading_info=True,
             **config,
         )
+    log.info("Attention %s: %s.", model.config._attn_implementation, reason)
     # A new head is what fine-tuning starts from; an encoder that silently stays random is not.
     missing = [key for key in report["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")]
     missing = [key for key in missing if ".pooler." not in key]

@@ -57,12 +57,12 @@ log = logging.getLogger("recipes")
 
 @dataclass
 class Arguments(RecipeArguments):
-    model_name_or_path: str = flag("google-bert/bert-base-cased", "Any encoder with a fast tokenizer: name or folder.")
+    model_name_or_path: str = flag("google-bert/bert-base-cased", "Encoder with a fast tokenizer: name or folder.")
     dataset_name: str = flag("lhoestq/conll2003", "Dataset on the Hub, or a local folder.")
     tokens_column: str | None = flag(None, "Column of words. Unset: tokens or words.")
     tags_column: str | None = flag(None, "Column of tags. Unset: ner_tags, tags, labels or ner.")
     label_list: list[str] | None = flag(None, "Names of integer tags, in order. Unset: the file says them.")
-    doc_stride: int | None = flag(None, "Word pieces that windows share. Unset: a quarter of --max_seq_length.")
+    doc_stride: int | None = flag(None, "Word pieces that windows share. Unset: a quarter of a window, in qa a third.")
 
 
 # BERT's fine-tuning grid (arXiv 1810.04805, appendix A.3): batch 16 or 32, rate 2e-5 to 5e-5, 2 to 4 epochs.

@@ -63,10 +63,10 @@ TASKS = {
 
 @dataclass
 class Arguments(RecipeArguments):
-    model_name_or_path: str = flag("google-bert/bert-base-uncased", "Any encoder: its name on the Hub, or a folder.")
+    model_name_or_path: str = flag("google-bert/bert-base-uncased", "Encoder with a fast tokenizer: name or folder.")
     dataset_name: str = flag("nyu-mll/glue", "Dataset on the Hub, or a local folder.")
     task_name: str | None = flag(None, f"One of {', '.join(TASKS)}. Unset: the first, or none with own files.")
-    text_columns: list[str] | None = flag(None, "Columns of the two texts. Unset: the task's, or inferred.")
+    text_columns: list[str] | None = flag(None, "Text columns. Unset: the task's, or inferred.")
     label_column: str | None = flag(None, "Column of the label. Unset: the task's, or inferred.")
     validation_mismatched_file: str | None = flag(None, "MNLI's second validation file. Unset: none.")
     regression: bool | None = flag(None, "Learn a score, not a class. Unset: where labels have fractions.")

@@ -93,6 +93,9 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     architecture = (config.architectures or [""])[0]
     for ending, predict in TASKS.items():
         if architecture.endswith(ending):
+            if bool(args.question) != (predict is predict_answers) and not args.file:
+                given = "--question and --context" if predict is predict_answers else "--text"
+                raise InputError(f"{args.model}: a model for another task than that; give {given}, or --file")
             return predict(args, config, inputs)
     raise InputError(
         f"{args.model}: {architecture or 'its config'} names no task that can be predicted; train it first"
@@ -106,11 +109,11 @@ def predict_tags(args: argparse.Namespace, config: Any, inputs: list[tuple[str, 
     """Tags and entities of each input; scored as well where every row has tags."""
     from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
-    from common.metrics import entity_scores
+    from common.metrics import entity_scores, word_accuracy
     from common.postprocessing import tags_of_sentences
     from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_and_align_labels
     from common.report import entity_table, table
-    from common.tags import bio_tags, entities, entity_spans, split_words, tagged_row
+    from common.tags import bio_tags, entities, entity_spans, is_tag, split_words, tagged_row
     from common.training import compute_logits, model_label_list
 
     name = args.file or "input"
@@ -164,10 +167,11 @@ def predict_tags(args: argparse.Namespace, config: Any, inputs: list[tuple[str, 
             header = ["entity", "type", *(["start", "end"] if "text" in answer else ["first word", "last word"])]
             print(table(header, places) + "\n" if places else "no entities\n")
     if all(row["ner_tags"] is not None for row in rows):
-        scores = entity_scores(bio_tags(name, rows), predicted)
-        print(
-            f"Scored against the tags of {name}:\n{entity_table(scores)}", file=sys.stderr if args.json else sys.stdout
-        )
+        if all(map(is_tag, label_list)):
+            scores = entity_table(entity_scores(bio_tags(name, rows), predicted))
+        else:
+            scores = f"accuracy {word_accuracy(bio_tags(name, rows, 'plain'), predicted):.4f}"
+        print(f"Scored against the tags of {name}:\n{scores}", file=sys.stderr if args.json else sys.stdout)
     return answers
 
 
@@ -182,6 +186,7 @@ def predict_labels(args: argparse.Namespace, config: Any, inputs: list[tuple[str
     from common.data import Source
     from common.labels import answers, find_columns, label_name
     from common.metrics import default_metrics, label_scores
+    from common.postprocessing import in_row_order
     from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_texts
     from common.report import table
     from common.training import compute_logits, model_label_list
@@ -202,29 +207,33 @@ def predict_labels(args: argparse.Namespace, config: Any, inputs: list[tuple[str
             raise InputError(f"{name}, {place}: this model reads {what}")
         rows.append([row[column] for column in columns])
     tokenizer = load_tokenizer(args.model)
-    max_length, _ = resolve_lengths(tokenizer, config, None, None)
+    trained = getattr(config, "windows", None) or {}
+    max_length, stride = resolve_lengths(tokenizer, config, None, trained.get("doc_stride", 0))
     pairs = [row[1] if len(row) == 2 else None for row in rows]
-    features = tokenize_texts(
-        {"text": [row[0] for row in rows], "text_pair": pairs}, range(len(rows)), tokenizer, max_length
-    )
+    batch = {"text": [row[0] for row in rows], "text_pair": pairs}
+    features = tokenize_texts(batch, range(len(rows)), tokenizer, max_length, stride)
     collator = DataCollatorWithPadding(tokenizer)
-    logits = np.stack(
-        compute_logits(AutoModelForSequenceClassification, args.model, features, collator, args.batch_size)
-    )
+    logits = compute_logits(AutoModelForSequenceClassification, args.model, features, collator, args.batch_size)
+    logits = in_row_order(np.stack(logits), features)
+    multi_label = config.problem_type == "multi_label_classification"
+
+    def cell(value: Any) -> Any:
+        return (", ".join(map(str, value)) or "none") if isinstance(value, list) else value
+
     found = [{"text": row[0]} | ({"text_pair": row[1]} if len(row) == 2 else {}) for row in rows]
-    found = [texts | answer for texts, answer in zip(found, answers(logits, label_list), strict=True)]
+    found = [texts | answer for texts, answer in zip(found, answers(logits, label_list, multi_label), strict=True)]
 
     if args.json:
         for answer in found:
             print(json.dumps(answer, ensure_ascii=False))
     else:
         shown = [
-            [a["predicted"], *([a["probability"]] if label_list else []), " | ".join(r)[:90]]
+            [cell(a["predicted"]), *([cell(a["probability"])] if label_list else []), " | ".join(r)[:90]]
             for a, r in zip(found, rows, strict=True)
         ]
         print(table(["label" if label_list else "score", *(["probability"] if label_list else []), "text"], shown))
     gold = [row.get(label_column) if label_column else None for _, row in inputs]
-    if all(value not in (None, "", -1, "-1") for value in gold):
+    if all(value not in (None, "", -1, "-1") for value in gold) and not multi_label:
         if label_list:
             named = [
                 label_name(f"{name}, {p}", label_column, v, label_list) for (p, _), v in zip(inputs, gold, strict=True)

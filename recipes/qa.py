@@ -53,12 +53,9 @@ log = logging.getLogger("recipes")
 
 @dataclass
 class Arguments(RecipeArguments):
-    model_name_or_path: str = flag(
-        "google-bert/bert-base-uncased", "Any encoder with a fast tokenizer: name or folder."
-    )
-    dataset_name: str = flag("rajpurkar/squad", "Dataset on the Hub, or a local folder; rajpurkar/squad_v2 for 2.0.")
-    max_seq_length: int | None = flag(None, "Word pieces in a window. Unset: 384 or the model's limit.")
-    doc_stride: int | None = flag(None, "Word pieces that windows share. Unset: a third of --max_seq_length.")
+    model_name_or_path: str = flag("google-bert/bert-base-uncased", "Encoder with a fast tokenizer: name or folder.")
+    dataset_name: str = flag("rajpurkar/squad", "Dataset on the Hub, or a local folder.")
+    doc_stride: int | None = flag(None, "Word pieces that windows share. Unset: a quarter of a window, in qa a third.")
     version_2_with_negative: bool | None = flag(None, "Some questions have no answer. Unset: what the data holds.")
     n_best_size: int | None = flag(None, "Answers kept for a question. Unset: 20.")
     max_answer_length: int | None = flag(None, "Word pieces in an answer, at most. Unset: 30, or as trained.")

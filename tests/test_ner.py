@@ -390,35 +390,3 @@ def test_the_table_of_the_data_counts_what_is_there(tiny_bert, tmp_path, capsys)
     assert [table["validation"][i] for i in (0, 1, 4, 5, 6, 7)] == ["2", "3", "2", "0", "0", "1"]
     assert "train: 1 PER (50%), 1 ORG (50%)." in output
     assert "Warning: 1 of 2 sentences of validation also stand in train" in output
-
-
-def test_a_roberta_style_model_runs(tmp_path, small_files):
-    """Byte-level pieces, no token types, positions that start at 2; and the saved model predicts."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import RobertaConfig, RobertaModel, RobertaTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet])}
-    backend = Tokenizer(models.BPE(vocab, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    RobertaTokenizerFast(tokenizer_object=backend, model_max_length=512).save_pretrained(tmp_path / "model")
-    config = RobertaConfig(
-        vocab_size=len(vocab),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=66,
-        pad_token_id=1,
-    )
-    RobertaModel(config).save_pretrained(tmp_path / "model")
-    flags = f"--model_name_or_path {tmp_path}/model --train_file {small_files['train']} --output_dir {tmp_path}/run"
-    flags += f" --validation_file {small_files['validation']} --max_steps 2 --bf16 false --disable_tqdm true"
-    results = ner.main(flags.split())
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["windows"]["max_seq_length"] == 64
-    answers = predict.main(["--model", f"{tmp_path}/run", "--file", small_files["validation"], "--json"])
-    gold = [tags for _, tags in read_sample("validation")[:21]]
-    assert (
-        entity_scores([list(tags) for tags in gold], [answer["tags"] for answer in answers])["f1"] == results["eval_f1"]
-    )

@@ -1,0 +1,244 @@
+"""Recipes are to be copied: by `make` under another name, by the patches of recipes/README.md for other tasks."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from common.arguments import build_parser
+from recipes import predict, text_classification
+from tests.conftest import ROOT, logged, save_tiny_bert, write_sentences
+
+README = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+EXAMPLES = {
+    copy: (original, patch)
+    for original, copy, patch in re.findall(
+        r"`cp (recipes/\w+\.py) recipes/(\w+)\.py`\n.*?```diff\n(.*?)```", README, re.DOTALL
+    )
+}
+# As typed by a person, also when these tests themselves run under make.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ARGS"))}
+
+
+def test_a_copy_is_a_target_of_make_at_once(tiny_bert, small_files, tmp_path):
+    for path in ("Makefile", "requirements.txt"):
+        shutil.copy(ROOT / path, tmp_path)
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    os.symlink(ROOT / "common", tmp_path / "common")
+    # An environment that make takes for ready: this interpreter.
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / ".venv" / ".ready").touch()
+
+    commands = re.search(r"^cp recipes/ner.py .*\nmake train-my-task", README, re.M).group().splitlines()
+    flags = f"--train_file {small_files['train']} --model_name_or_path {tiny_bert} --max_steps 2 --bf16 false"
+    for command in (commands[0].split(), [*commands[1].split(), f"ARGS={flags}"]):
+        done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "my_task" / "all_results.json").exists()
+    card = (tmp_path / "runs" / "my_task" / "README.md").read_text()
+    assert "python -m recipes.my_task" in card
+
+
+@pytest.fixture
+def patched(tmp_path):
+    """A function that copies a recipe, applies the example's patch, and returns the module."""
+
+    def build(name, changed=False):
+        original, patch = EXAMPLES[name]
+        copy = tmp_path / "recipes" / f"{name}.py"
+        copy.parent.mkdir()
+        text = (ROOT / original).read_text(encoding="utf-8")
+        if changed:  # as by whoever works on the recipes next
+            text = text.replace('\n"""\n', '\nMore is said here.\n\nIn two lines.\n"""\n', 1)
+            text = text.replace("    # Data.\n", "    # Data, and what is in it.\n    log.debug(args)\n")
+        copy.write_text(text, encoding="utf-8")
+        applied = subprocess.run(
+            ["git", "apply", "-"], input=patch, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
+        )
+        assert applied.returncode == 0, applied.stderr
+        spec = importlib.util.spec_from_file_location(name, copy)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses and --help look for it there
+        spec.loader.exec_module(module)
+        return module
+
+    return build
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_the_examples_are_the_three_and_leave_clean_files(patched, tmp_path, changed):
+    assert list(EXAMPLES) == ["part_of_speech", "multi_label", "long_documents"]
+    for name in EXAMPLES:
+        module = patched(name, changed)
+        (command,) = re.findall(rf"^python -m recipes\.{name} (.+)", README, re.M)
+        build_parser(module.Arguments, module.DEFAULTS, name).parse_args_into_dataclasses(
+            command.split(), look_for_args_file=False
+        )
+        shutil.copy(tmp_path / "recipes" / f"{name}.py", tmp_path)
+        shutil.rmtree(tmp_path / "recipes")
+    checked = ["ruff", "check", "--isolated", "--select", "E,F,B", "--line-length", "120", *tmp_path.glob("*.py")]
+    done = subprocess.run([sys.executable, "-m", *map(str, checked)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def run(module, *flags):
+    fixed = "--bf16 false --disable_tqdm true --per_device_train_batch_size 8 --learning_rate 3e-3 --eval_strategy no"
+    return module.main([*fixed.split(), *map(str, flags)])
+
+
+def predictions(folder):
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+# Parts of speech
+
+WORDS = {
+    "DT": ["the", "a", "this"],
+    "JJ": ["old", "red", "quiet"],
+    "NN": ["garden", "boat", "letter", "light"],
+    "VBZ": ["needs", "sees", "moves"],
+}
+
+
+def parsed_sentences(count, seed):
+    """Sentences whose word "light" is an adjective before a noun; with a tag that holds dashes."""
+    generator = np.random.default_rng(seed)
+    sentences = []
+    for _ in range(count):
+        tags = ["DT", "JJ", "NN", "VBZ", "DT", "NN", "-LRB-", "NN"]
+        words = [str(generator.choice(WORDS.get(tag, ["("]))) for tag in tags]
+        if generator.random() < 0.5:
+            words[1] = "light"
+        sentences.append((words, tags))
+    return sentences
+
+
+def test_parts_of_speech(patched, tmp_path, capsys):
+    module = patched("part_of_speech")
+    train, held_out = parsed_sentences(120, 0), parsed_sentences(30, 1)
+    model = save_tiny_bert(tmp_path / "model", [" ".join(words) for words, _ in train], dropout=0.0)
+    files = [write_sentences(tmp_path / f"{n}.conll", s) for n, s in (("train", train), ("dev", held_out))]
+    folder = tmp_path / "run"
+    given = ("--train_file", files[0], "--validation_file", files[1], "--model_name_or_path", model)
+    results = run(module, *given, "--output_dir", folder, "--num_train_epochs", 6)
+    assert set(results) == {"eval_accuracy", "eval_loss"}
+    assert results["eval_accuracy"] > 0.95
+    rows = predictions(folder)
+    assert [row["ner_tags"] for row in rows] == [tags for _, tags in held_out]
+    right = [a == b for row in rows for a, b in zip(row["ner_tags"], row["predicted"], strict=True)]
+    assert results["eval_accuracy"] == pytest.approx(sum(right) / len(right))
+    assert list(json.loads((folder / "config.json").read_text())["label2id"]) == ["-LRB-", "DT", "JJ", "NN", "VBZ"]
+
+    capsys.readouterr()
+    answers = predict.main(["--model", str(folder), "--file", files[1]])
+    assert [answer["tags"] for answer in answers] == [row["predicted"] for row in rows]
+    assert f"accuracy {results['eval_accuracy']:.4f}" in capsys.readouterr().out
+    again = ("--do_train", "false", "--model_name_or_path", folder, "--validation_file", files[1])
+    assert run(module, *again, "--output_dir", tmp_path / "again") == pytest.approx(results, rel=1e-4)
+
+    # Without a validation file a part is held out, by sentence.
+    held = run(module, *given[:2], *given[4:], "--output_dir", tmp_path / "held", "--max_steps", 1)
+    assert 0 <= held["eval_accuracy"] <= 1
+
+
+# Several labels
+
+
+def complaints(count, seed, missing=""):
+    """Rows of a CSV file: each of three words in a text gives it a label."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        labels = [label for label in ("late", "rude", "broken") if generator.random() < 0.5]
+        words = [*labels, *generator.choice(["the", "order", "was"], 2)]
+        generator.shuffle(words)
+        rows.append(f"{' '.join(words)},{'|'.join(labels) or 'none'}")
+    return "\n".join(["text,label", *rows]) + "\n"
+
+
+def test_several_labels(patched, tmp_path):
+    module = patched("multi_label")
+    train, held_out = tmp_path / "train.csv", tmp_path / "dev.csv"
+    train.write_text(complaints(200, 0)), held_out.write_text(complaints(45, 1))
+    model = save_tiny_bert(tmp_path / "model", ["late rude broken the order was"], dropout=0.0)
+    folder = tmp_path / "run"
+    given = ("--train_file", train, "--model_name_or_path", model, "--validation_file", held_out)
+    results = run(module, *given, "--output_dir", folder, "--num_train_epochs", 8, "--learning_rate", 5e-3)
+    assert set(results) == {f"eval_{name}" for name in ("micro_f1", "macro_f1", "accuracy", "loss")}
+    assert results["eval_micro_f1"] > 0.85 and results["eval_macro_f1"] > 0.85  # all labels for all rows: below 0.6
+    rows = predictions(folder)
+    right = [set(row["label"].split("|")) == set(row["predicted"]) for row in rows]
+    assert results["eval_accuracy"] == pytest.approx(sum(right) / len(right))
+
+    texts = [row["text"] for row in rows]
+    scored = pipeline("text-classification", model=str(folder), top_k=None)(texts)
+    assert [{s["label"] for s in of if s["score"] > 0.5} for of in scored] == [set(row["predicted"]) for row in rows]
+    answers = predict.main(["--model", str(folder), "--text", *texts])
+    assert [answer["predicted"] for answer in answers] == [row["predicted"] for row in rows]
+    again = ("--do_train", "false", "--model_name_or_path", folder, "--validation_file", held_out)
+    assert run(module, *again, "--output_dir", tmp_path / "again") == pytest.approx(results, rel=1e-4)
+
+    # Accumulated parts of a batch weigh as the whole.
+    steps = []
+    for batch, parts in ((8, 1), (2, 4)):
+        folder, sizes = tmp_path / f"{batch}", ("--per_device_train_batch_size", batch)
+        sizes += ("--gradient_accumulation_steps", parts, "--logging_steps", 1, "--max_steps", 2)
+        run(module, *given, "--output_dir", folder, *sizes)
+        steps.append([*logged(folder, "loss"), *logged(folder, "grad_norm")])
+    assert len(steps[0]) == 4 and steps[0] == pytest.approx(steps[1], rel=1e-3)
+
+
+# Long documents
+
+
+def reports(count, seed):
+    """Rows of a CSV file: texts of 60 words, of which the last 30 say what the label is."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        words = generator.choice(["the", "bridge", "was", "seen", "in", "may"], 60)
+        words[30::6] = ("sound", "cracked")[i % 2]
+        rows.append(f"{' '.join(words)},{('good', 'bad')[i % 2]}")
+    return "\n".join(["text,label", *rows]) + "\n"
+
+
+def test_long_documents(patched, tmp_path):
+    module = patched("long_documents")
+    train, held_out = tmp_path / "train.csv", tmp_path / "dev.csv"
+    train.write_text(reports(80, 0)), held_out.write_text(reports(30, 1))
+    model = save_tiny_bert(tmp_path / "model", ["the bridge was seen in may sound cracked"], dropout=0.0)
+    folder = tmp_path / "run"
+    given = ("--train_file", train, "--model_name_or_path", model, "--validation_file", held_out)
+    given += ("--max_seq_length", 24, "--num_train_epochs", 4)
+    results = run(module, *given, "--doc_stride", 6, "--output_dir", folder)
+    assert results["eval_accuracy"] > 0.9
+    cut = run(text_classification, *given, "--output_dir", tmp_path / "cut")
+    assert cut["eval_accuracy"] < 0.75  # what the label hangs on is cut off
+
+    rows = predictions(folder)
+    assert len(rows) == 30
+    assert results["eval_accuracy"] == pytest.approx(np.mean([row["label"] == row["predicted"] for row in rows]))
+    answers = predict.main(["--model", str(folder), "--file", str(held_out)])
+    assert [(a["predicted"], a["probability"]) for a in answers] == [
+        (row["predicted"], pytest.approx(row["probability"], abs=1e-3)) for row in rows
+    ]
+
+    # By hand: the mean of the logits of windows of 22 words that share 6.
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    trained = AutoModelForSequenceClassification.from_pretrained(folder)
+    words = rows[0]["text"].split()
+    windows = [" ".join(words[start : start + 22]) for start in (0, 16, 32, 48)]
+    with torch.no_grad():
+        logits = trained(**tokenizer(windows, return_tensors="pt", padding=True)).logits.mean(0)
+    assert logits.softmax(-1).max().item() == pytest.approx(rows[0]["probability"], abs=1e-3)

@@ -1,0 +1,140 @@
+"""Every recipe with every architecture: it trains, the parts of a batch do not change it, and the saved model answers.
+
+Two architectures in `make test`: byte pairs without a class of their own, and unigrams.
+"""
+
+import csv
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoModelForTokenClassification
+
+from common.errors import InputError
+from common.preprocessing import load_tokenizer
+from common.training import freeze, load_model
+from recipes import ner, nli, predict, qa, text_classification
+from tests.conftest import ROOT, logged, read_sample
+from tests.encoders import ENCODERS, save_encoder
+
+SAMPLES = ROOT / "recipes" / "samples"
+RECIPES = {
+    ner: ("ner", "conll"),
+    nli: ("nli", "csv"),
+    qa: ("qa", "json"),
+    text_classification: ("text_classification", "csv"),
+}
+FAST = ("modernbert", "xlm-roberta")
+NAMES = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in ENCODERS]
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    """A function of the architecture's name that saves its model once and returns the folder."""
+    with (SAMPLES / "nli" / "train.csv").open(encoding="utf-8") as file:
+        texts = [" ".join(words) for words, _ in read_sample("train")] + [row[0] for row in csv.reader(file)]
+    folders = {}
+
+    def folder(name):
+        if name not in folders:
+            folders[name] = save_encoder(name, tmp_path_factory.mktemp(name), texts)
+        return folders[name]
+
+    return folder
+
+
+def flags(recipe, model, folder, *more):
+    """Two steps of 8 rows on the bundled sample, and 8 rows to validate."""
+    name, suffix = RECIPES[recipe]
+    sample = SAMPLES / name
+    line = (
+        f"--model_name_or_path {model} --train_file {sample}/train.{suffix} --max_train_samples 16 --max_steps 2 "
+        f"--validation_file {sample}/validation.{suffix} --max_eval_samples 8 --output_dir {folder} --logging_steps 1 "
+        "--learning_rate 1e-3 --bf16 false --disable_tqdm true"
+    )
+    return [*line.split(), *map(str, more)]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: RECIPES[recipe][0])
+@pytest.mark.parametrize("name", NAMES)
+def test_it_trains_alike_in_parts_and_answers_as_it_was_scored(recipe, name, encoders, tmp_path):
+    runs = []
+    for batch, steps in ((8, 1), (2, 4)):
+        folder = tmp_path / f"{batch}x{steps}"
+        sizes = ("--per_device_train_batch_size", batch, "--gradient_accumulation_steps", steps)
+        results = recipe.main(flags(recipe, encoders(name), folder, *sizes))
+        runs.append([*logged(folder, "loss"), *logged(folder, "grad_norm"), results["eval_loss"]])
+    assert len(runs[0]) == 5 and all(value > 0 for value in runs[0])
+    assert runs[1] == pytest.approx(runs[0], rel=1e-3)
+
+    validation = SAMPLES / RECIPES[recipe][0] / f"validation.{RECIPES[recipe][1]}"
+    answers = predict.main(["--model", str(folder), "--file", str(validation), "--json"])[:8]
+    written = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    found = "tags" if recipe is ner else "answer" if recipe is qa else "predicted"
+    assert [answer[found] for answer in answers] == [row["predicted"] for row in written]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_word_has_the_pieces_that_it_has_inside_a_text(name, encoders):
+    """Byte-level tokenizers mark the blank before a word, and a word without one is read as the rest of another."""
+    words = ["Grace", "met", "Ada", "Lovelace", "in", "O'Brien's", "house"]
+    whole = load_tokenizer(encoders(name))(" ".join(words)).tokens()
+    tokenizer = load_tokenizer(encoders(name), is_split_into_words=True)
+    encoding = tokenizer([words], is_split_into_words=True)
+    inner = encoding.tokens(0)[encoding.word_ids(0).index(1) : -1]  # the first word stands at the start of a text
+    assert whole[-1 - len(inner) : -1] == inner
+    tokenizer.save_pretrained(encoders(name) + "-saved")
+    assert load_tokenizer(encoders(name) + "-saved")(words[1:], is_split_into_words=True).tokens()[1:-1] == inner
+
+
+def test_a_tokenizer_that_is_a_sentencepiece_model_alone_is_read_and_saved_whole(tmp_path):
+    """As DeBERTa-v3 lies on the Hub: spm.model and no tokenizer.json."""
+    import sentencepiece
+
+    (tmp_path / "texts.txt").write_text("\n".join(" ".join(words) for words, _ in read_sample("train")))
+    special = dict(zip(("pad", "bos", "eos", "unk"), ("[PAD]", "[CLS]", "[SEP]", "[UNK]"), strict=True))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "texts.txt"),
+        model_prefix=str(tmp_path / "spm"),
+        vocab_size=400,
+        minloglevel=2,
+        **{f"{name}_id": i for i, name in enumerate(special)},
+        **{f"{name}_piece": piece for name, piece in special.items()},
+    )
+    (tmp_path / "config.json").write_text('{"model_type": "deberta-v2"}')
+    tokenizer = load_tokenizer(str(tmp_path))
+    encoding = tokenizer("Grace met Ada in London.")
+    assert encoding.tokens()[0] == "[CLS]" and encoding.word_ids()[1] == 0 and "[UNK]" not in encoding.tokens()
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "tokenizer.json").exists()
+    assert load_tokenizer(str(tmp_path / "saved"))("Grace met Ada in London.").tokens() == encoding.tokens()
+
+
+def load(model, device="cpu", attention=None):
+    args = SimpleNamespace(model_name_or_path=model, attn_implementation=attention)
+    return load_model(AutoModelForTokenClassification, args, SimpleNamespace(device=torch.device(device)))
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_choice_of_attention_is_one_that_the_model_has(name, encoders):
+    """As on a GPU, where the stock flag `sdpa` stops models that lack it."""
+    has_sdpa = not name.startswith(("deberta", "mpnet"))
+    assert load(encoders(name), device="cuda").config._attn_implementation == ("sdpa" if has_sdpa else "eager")
+    assert load(encoders(name)).config._attn_implementation == "eager"
+    if not has_sdpa:
+        with pytest.raises(InputError, match="does not support an attention implementation"):
+            load(encoders(name), attention="sdpa")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frozen_parts_are_found_in_every_architecture(name, encoders):
+    model = load(encoders(name))
+    for what in ("embeddings", "1", "encoder"):
+        freeze(model, what)
+        trained = {n for n, p in model.named_parameters() if p.requires_grad}
+        assert trained and not any("word_embeddings" in n or "tok_embeddings" in n for n in trained)
+        of_encoder = {n for n in trained if n.startswith(f"{model.base_model_prefix}.")}
+        assert bool(of_encoder) == (what != "encoder")
+        assert not (what == "1" and any("layer.0." in n or "layers.0." in n for n in of_encoder))
+        assert any("classifier" in n for n in trained)
