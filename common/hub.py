@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from common.errors import InputError
+from common.processes import main_process_first
 
 PROBE_SECONDS = 4.0
 log = logging.getLogger("recipes")
@@ -43,14 +44,16 @@ def go_offline_without_hub(*names: str | None) -> None:
 
 @contextmanager
 def hub_errors(kind: str, name: str) -> Iterator[None]:
-    """Turn the libraries' many ways of saying "`name` is not to be had" into one `InputError` with the remedies.
+    """Turn the libraries' many ways of saying "`name` is not to be had" into one `InputError` with the remedies. Of
+    several processes one on each machine downloads; the others read the cache.
 
     Args:
         kind: "model", "tokenizer" or "dataset", for the message.
         name: the Hub name or local path that was asked for.
     """
     try:
-        yield
+        with main_process_first():
+            yield
     except InputError:
         raise
     # from_pretrained and load_dataset raise OSError, ConnectionError, FileNotFoundError or ValueError; broken JSON or

@@ -33,7 +33,7 @@ def test_the_order_is_a_function_of_seed_and_epoch_alone(grouped):
 
 def test_grouped_batches_are_of_like_length_and_differ_between_epochs():
     def padding(rows):
-        tokens, computed = positions(LENGTHS, rows, 16)
+        tokens, computed = positions(LENGTHS, [rows[i : i + 16] for i in range(0, len(rows), 16)])
         return 1 - tokens / computed
 
     assert padding(order(0)) < padding(order(0, grouped=False)) / 5
@@ -78,7 +78,7 @@ def test_a_batch_is_cut_to_the_longest_row_of_each_part():
     assert short["input_ids"].tolist() == [ids[1, :4].tolist(), ids[3, :4].tolist()]
     assert short["labels"].tolist() == [[2, 3], [6, 7]]
     assert long["attention_mask"].sum() == 550 and long["input_ids"].shape == (2, 300)
-    tokens, computed = positions([300, 3, 250, 4], [0, 1, 2, 3], 4, is_split=True)
+    tokens, computed = positions([300, 3, 250, 4], [[0, 1, 2, 3]], is_split=True)
     assert (tokens, computed) == (557, 608)
     on_the_left = {"input_ids": ids, "attention_mask": mask.flip(1)}
     assert split_by_length(on_the_left) == [on_the_left]
