@@ -161,12 +161,11 @@ def parse_arguments(
     if is_tuned:
         log.info("CPU: batches in parts of like length, cheap dropout, memory kept, denormals zero (--cpu_tuning).")
     if training_args.do_train:
+        processes, steps = training_args.world_size, training_args.gradient_accumulation_steps
         log.info(
-            "Effective batch %d: %d per device, %d process(es), %d accumulation step(s).",
-            total_batch_size(training_args),
-            training_args.train_batch_size,
-            training_args.world_size,
-            training_args.gradient_accumulation_steps,
+            "Effective batch %d: %d per device, %d %s, %d accumulation %s.",
+            *(total_batch_size(training_args), training_args.train_batch_size),
+            *(processes, "process" if processes == 1 else "processes", steps, "step" if steps == 1 else "steps"),
         )
     go_offline_without_hub(
         args.model_name_or_path,

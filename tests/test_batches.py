@@ -8,7 +8,15 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, TrainingArguments
 
 from common import batches, cpu
-from common.batches import PART_COST, TrainingOrder, parts_of_like_length, positions, sorted_by_length, split_by_length
+from common.batches import (
+    PART_COST,
+    TrainingBatches,
+    TrainingOrder,
+    parts_of_like_length,
+    positions,
+    sorted_by_length,
+    split_by_length,
+)
 from common.training import RecipeTrainer, cross_entropy_loss
 
 LENGTHS = [(37 * i) % 61 + 3 for i in range(1000)]
@@ -46,6 +54,34 @@ def test_the_longest_example_comes_first_and_the_incomplete_batch_last():
     assert max(LENGTHS) in [LENGTHS[i] for i in first[:16]]
     assert len({LENGTHS[i] for i in first[-8:]}) <= 8
     assert sorted(order(0, lengths=[5, 4, 3], batch_size=8)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize(
+    ("rows", "processes", "steps"), [(1000, 2, 1), (1000, 8, 2), (513, 2, 4), (17, 16, 1), (3, 4, 4)]
+)
+def test_processes_share_the_batches_of_one(rows, processes, steps, grouped):
+    """The examples of each optimizer step are the same, each once, and every process takes part in every batch."""
+    sampler = TrainingOrder(LENGTHS[:rows], 16, 1, grouped)
+    sampler.set_epoch(2)
+    alone = [set(batch) for batch in TrainingBatches(sampler)]
+    shares = [list(TrainingBatches(sampler, process, processes, steps)) for process in range(processes)]
+    assert {len(share) for share in shares} == {len(TrainingBatches(sampler, 0, processes, steps))}
+    assert max(len(batch) for share in shares for batch in share) <= 16 // (processes * steps)
+    for step, expected in enumerate(alone):
+        computed = [row for share in shares for batch in share[step * steps : (step + 1) * steps] for row in batch]
+        assert sorted(computed) == sorted(expected)
+    assert shares[0][-1], "the main process is never without a row"
+
+
+def test_no_process_waits_for_the_long_batch_of_another():
+    def waiting(grouped):
+        """Positions between the longest and the shortest batch of the processes, mean over the steps."""
+        shares = [TrainingBatches(TrainingOrder(LENGTHS, 16, 1, grouped), process, 4) for process in range(4)]
+        longest = [[max(LENGTHS[row] for row in batch) for batch in share] for share in shares]
+        return sum(max(of) - min(of) for of in zip(*longest, strict=True)) / len(longest[0])
+
+    assert waiting(grouped=True) < waiting(grouped=False) / 8
 
 
 def test_evaluation_order_is_by_length_and_says_whose_row_it_is():
