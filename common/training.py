@@ -19,7 +19,7 @@ import transformers
 from accelerate.data_loader import prepare_data_loader
 from torch import nn
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import Trainer, TrainingArguments
+from transformers import AutoModelForQuestionAnswering, Trainer, TrainingArguments
 from transformers.trainer_utils import seed_worker
 
 from common import cpu
@@ -384,6 +384,12 @@ def mean_loss(predictions: Any, labels: Any) -> float:
     return nn.functional.cross_entropy(logits, labels).item()
 
 
+def mean_span_loss(prediction: Any) -> float:
+    """`span_loss` of `predict`'s start and end logits (windows, positions), over all windows and not batch by batch."""
+    logits, labels = (tuple(map(torch.as_tensor, value)) for value in (prediction.predictions, prediction.label_ids.T))
+    return sum(nn.functional.cross_entropy(*pair).item() for pair in zip(logits, labels, strict=True)) / 2
+
+
 def token_predictions(logits: torch.Tensor, labels: torch.Tensor | None) -> Any:
     """For `preprocess_logits_for_metrics`: label ids (rows, tokens), and with labels the summed loss of each row.
 
@@ -435,6 +441,8 @@ def load_model(auto_class: Any, args: Any, training_args: TrainingArguments, **c
             output_loading_info=True,
             **config,
         )
+    if auto_class is AutoModelForQuestionAnswering:
+        model.register_forward_hook(ignore_padding, with_kwargs=True)
     # A new head is what fine-tuning starts from; an encoder that silently stays random is not.
     missing = [key for key in report["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")]
     missing = [key for key in missing if ".pooler." not in key]
@@ -445,6 +453,16 @@ def load_model(auto_class: Any, args: Any, training_args: TrainingArguments, **c
     if report["missing_keys"]:
         log.info("New, to be trained: %s.", ", ".join(sorted(report["missing_keys"])))
     return model
+
+
+def ignore_padding(model: nn.Module, args: Any, inputs: dict[str, torch.Tensor], outputs: Any) -> None:
+    """A forward hook for question answering: no answer begins or ends in padding.
+
+    The models leave those positions in the softmax, and a window's loss then depends on the longest in its batch.
+    """
+    padding = inputs["attention_mask"] == 0
+    for name in ("start_logits", "end_logits"):
+        outputs[name] = outputs[name].masked_fill(padding, torch.finfo(outputs[name].dtype).min)
 
 
 def model_label_list(name: str, labels: Sequence[str], is_trained: bool) -> list[str] | None:

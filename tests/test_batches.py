@@ -1,11 +1,17 @@
 """Which examples share a batch, and what of it is computed."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, TrainingArguments
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    TrainingArguments,
+)
 
 from common import batches, cpu
 from common.batches import (
@@ -17,7 +23,7 @@ from common.batches import (
     sorted_by_length,
     split_by_length,
 )
-from common.training import RecipeTrainer, cross_entropy_loss
+from common.training import RecipeTrainer, cross_entropy_loss, load_model, span_loss
 
 LENGTHS = [(37 * i) % 61 + 3 for i in range(1000)]
 
@@ -120,7 +126,10 @@ def test_a_batch_is_cut_to_the_longest_row_of_each_part():
     assert split_by_length(on_the_left) == [on_the_left]
 
 
-@pytest.mark.parametrize("auto_class", [AutoModelForTokenClassification, AutoModelForSequenceClassification])
+@pytest.mark.parametrize(
+    "auto_class",
+    [AutoModelForTokenClassification, AutoModelForSequenceClassification, AutoModelForQuestionAnswering],
+)
 def test_a_split_batch_gives_the_loss_and_gradient_of_the_whole(
     auto_class, tmp_path, tiny_bert_without_dropout, monkeypatch
 ):
@@ -132,11 +141,15 @@ def test_a_split_batch_gives_the_loss_and_gradient_of_the_whole(
     ids = torch.randint(5, 90, (8, 60), generator=generator) * mask
     if auto_class is AutoModelForSequenceClassification:
         labels = labels[:, 0]
+    if auto_class is AutoModelForQuestionAnswering:
+        labels = torch.stack([lengths // 3, lengths // 2], dim=1)
     args = TrainingArguments(tmp_path, use_cpu=True, per_device_train_batch_size=8)
     torch.manual_seed(0)
-    model = auto_class.from_pretrained(tiny_bert_without_dropout).train()
+    names = SimpleNamespace(model_name_or_path=tiny_bert_without_dropout, attn_implementation=None)
+    model = load_model(auto_class, names, args).train()
     train = Dataset.from_dict({"labels": labels.tolist(), "length": lengths.tolist()})
-    trainer = RecipeTrainer(model=model, args=args, train_dataset=train, compute_loss_func=cross_entropy_loss())
+    loss = span_loss(0.0) if auto_class is AutoModelForQuestionAnswering else cross_entropy_loss()
+    trainer = RecipeTrainer(model=model, args=args, train_dataset=train, compute_loss_func=loss)
     batch, count = {"input_ids": ids, "attention_mask": mask, "labels": labels}, labels.ne(-100).sum()
     found = []
     for tuned in (False, True):

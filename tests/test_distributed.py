@@ -3,11 +3,16 @@
 import importlib
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
+from common.errors import InputError
+from recipes import ner, text_classification
 from tests.conftest import ROOT, read_sample, save_tiny_bert, write_sentences
 from tests.test_qa import article
 
@@ -93,6 +98,7 @@ def assert_same(run, expected):
 
 
 def logged_last(run, key):
+    """What the checkpoint of the last step says was logged under `key`."""
     state = json.loads((run / "checkpoint-12" / "trainer_state.json").read_text())
     return [row[key] for row in state["log_history"] if key in row]
 
@@ -118,3 +124,184 @@ def test_every_recipe_trains_and_scores_alike(flags, alone, tmp_path, name):
     done = launch("-m", f"recipes.{name.split()[0]}", *flags[name], *two)
     assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "run", alone(name))
+
+
+@pytest.mark.slow
+def test_stopped_with_two_processes_and_resumed_with_one_or_three(flags, alone, tmp_path):
+    """SIGTERM reaches one process alone; both stop at the same step, of the second epoch, and save one checkpoint."""
+    two = [*flags["ner"], "--save_strategy", "steps", "--save_steps", 12, "--output_dir", tmp_path / "run"]
+    stopped = launch(KILL, 8, "15@1", "ner", *two, "--per_device_train_batch_size", 4)
+    assert stopped.returncode != 0
+    assert stopped.stdout.count("Stopped by SIGTERM at step 8; the same command resumes.") == 1
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-8"]
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    ner.main([*map(str, two), "--per_device_train_batch_size", "8"])
+    assert_same(tmp_path / "run", alone("ner"))
+    four = [*two, "--per_device_train_batch_size", 2, "--output_dir", tmp_path / "other"]
+    done = launch("--num_processes", 4, "-m", "recipes.ner", *four)
+    assert "Resuming from" in done.stdout, done.stderr
+    assert_same(tmp_path / "other", alone("ner"))
+
+
+@pytest.mark.slow
+def test_the_launcher_passes_sigterm_on(flags, tmp_path):
+    command = [*LAUNCH, str(ROOT / "recipes" / "launch" / "multi_gpu.yaml"), "-m", "recipes.ner", *flags["ner"]]
+    command += ["--num_train_epochs", "10000", "--eval_strategy", "no", "--output_dir", str(tmp_path / "run")]
+    command += ["--save_strategy", "steps", "--save_steps", "1000000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    for line in process.stdout:
+        if "'loss'" in line:
+            break
+    process.terminate()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0 and said.count("Stopped by SIGTERM at step") == 1
+    assert len(list((tmp_path / "run").glob("checkpoint-*/manifest.json"))) == 1
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_others_within_a_minute(flags, tmp_path):
+    start = time.monotonic()
+    done = launch(KILL, 3, "9@1", "ner", *flags["ner"], "--output_dir", tmp_path / "run")
+    assert done.returncode != 0 and time.monotonic() - start < 120  # of which most is the start
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == ["error: another process of this run has ended or is out of reach; the same command resumes"]
+    assert "exitcode  : -9" in done.stderr  # the launcher's own report names it
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("--nonsense 3", "error: unknown flag --nonsense"),
+        ("--train_file nowhere.conll", "error: nowhere.conll: No such file"),
+        ("--num_train_epochs 1 --learning_rate 1e6", "error: loss or gradient is no finite number"),
+    ],
+)
+def test_what_stops_all_is_said_once(flags, tmp_path, wrong, says):
+    done = launch("-m", "recipes.ner", *flags["ner"], *wrong.split(), "--output_dir", tmp_path / "run")
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and errors[0].startswith(says), done.stderr
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_what_does(flags, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(InputError, match=r"batch of 32 .* 3 processes; --per_device_train_batch_size 11 makes it 33"):
+        ner.main(flags["ner"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [1, 2, 3, 9])
+def test_every_row_is_scored_once_whatever_their_number(flags, tmp_path, rows):
+    """Of 9 rows in batches of 4 on two processes the second batch is of one row."""
+    some = [*flags["text_classification"], "--max_steps", 1, "--max_eval_samples", rows]
+    one, two = tmp_path / "one", tmp_path / "two"
+    text_classification.main([*map(str, some), "--output_dir", str(one), "--per_device_train_batch_size", "8"])
+    done = launch("-m", "recipes.text_classification", *some, "--output_dir", two, "--per_device_train_batch_size", 4)
+    assert done.returncode == 0, done.stderr
+    predicted = [[json.loads(line) for line in (run / "predictions.jsonl").open()] for run in (one, two)]
+    assert len(predicted[0]) == rows
+    assert [row["text"] for row in predicted[1]] == [row["text"] for row in predicted[0]]
+    for key in ("predicted", "probability"):
+        assert [row[key] for row in predicted[1]] == pytest.approx([row[key] for row in predicted[0]], abs=1e-3)
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def together(commands, timeout=240):
+    """Run commands at the same time, as machines would; their (status, stdout, stderr)."""
+    started = [
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+        for words, environment in commands
+    ]
+    said = [process.communicate(timeout=timeout) for process in started]
+    return [(process.returncode, *outputs) for process, outputs in zip(started, said, strict=True)]
+
+
+@pytest.mark.slow
+def test_two_machines_through_their_configuration(flags, alone, tmp_path):
+    config = str(ROOT / "recipes" / "launch" / "multi_machine.yaml")
+    machine = [*LAUNCH, config, "--num_machines", "2", "--main_process_ip", "127.0.0.1"]
+    machine += ["--main_process_port", str(free_port())]
+    run = [*flags["ner"], "--per_device_train_batch_size", "4", "--output_dir", str(tmp_path / "run")]
+    done = together([([*machine, "--machine_rank", rank, "-m", "recipes.ner", *run], ENVIRONMENT) for rank in "01"])
+    assert [status for status, *_ in done] == [0, 0], done
+    assert_same(tmp_path / "run", alone("ner"))
+    assert "Model and results" in done[0][1] and done[1][1] == ""
+
+
+@pytest.mark.slow
+def test_slurm_script_with_two_machines(flags, alone, tmp_path):
+    """srun and scontrol replaced by what they do on one node of the job."""
+    for name, body in (("srun", 'shift; exec "$@"'), ("scontrol", "echo 127.0.0.1")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    run = [*flags["ner"], "--per_device_train_batch_size", "2", "--output_dir", str(tmp_path / "run")]
+    environment = ENVIRONMENT | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_NODELIST": "here",
+        "SLURM_JOB_ID": "7",
+        "SLURM_NNODES": "2",
+        "SLURM_GPUS_ON_NODE": "2",
+        "MASTER_PORT": str(free_port()),
+    }
+    script = (ROOT / "recipes" / "launch" / "slurm.sh").read_text().replace(".venv/bin/python", str(python))
+    done = together([(["bash", "-c", script, "slurm.sh", "ner", *run], environment)] * 2)
+    assert [status for status, *_ in done] == [0, 0], done
+    assert_same(tmp_path / "run", alone("ner"))
+
+
+@pytest.mark.slow
+def test_kubernetes_job_with_two_pods(flags, alone, tmp_path):
+    import yaml
+
+    service, job = yaml.safe_load_all((ROOT / "recipes" / "launch" / "kubernetes.yaml").read_text())
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    name = job["metadata"]["name"]
+    assert service["spec"]["selector"] == {"job-name": name} and service["metadata"]["name"] == pod["subdomain"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    command = " ".join(container["command"])
+    assert f"--nnodes={job['spec']['completions']} " in command
+    gpus = container["resources"]["limits"]["nvidia.com/gpu"]
+    assert f"--nproc-per-node={gpus} " in command
+    address = f"{name}-0.{pod['subdomain']}:{service['spec']['ports'][0]['port']}"
+    for there, here in (
+        (address, f"127.0.0.1:{free_port()}"),
+        (f"per-node={gpus}", "per-node=1"),
+        ("/shared", str(tmp_path)),
+        ("python ", f"{sys.executable} "),
+    ):
+        assert there in command
+        command = command.replace(there, here)
+    run = [*command.split(), *flags["ner"], "--per_device_train_batch_size", "4"]
+    done = together([(run, ENVIRONMENT)] * 2)
+    assert [status for status, *_ in done] == [0, 0], done
+    assert_same(tmp_path / "runs" / "ner", alone("ner"))
+
+
+@pytest.mark.slow
+def test_a_model_divided_by_fsdp_trains_alike_and_loads_on_one_device(flags, alone, tmp_path):
+    run = [*flags["ner"], "--per_device_train_batch_size", 4, "--output_dir", tmp_path / "run"]
+    done = launch("-m", "recipes.ner", *run, config="fsdp2")
+    assert done.returncode == 0, done.stderr
+    assert_same(tmp_path / "run", alone("ner"))
+    asked = [
+        "--do_train",
+        "false",
+        "--model_name_or_path",
+        str(tmp_path / "run"),
+        "--output_dir",
+        str(tmp_path / "again"),
+    ]
+    again = ner.main([*flags["ner"], *asked])
+    saved = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    assert again == pytest.approx(saved, abs=1e-4)
