@@ -2,8 +2,9 @@
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from common.errors import InputError
 from common.processes import main_process_first
@@ -19,11 +20,17 @@ def hub_answers(timeout: float = PROBE_SECONDS) -> bool:
 
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return False
-    try:
-        get_session().head(huggingface_hub.constants.ENDPOINT, timeout=timeout)
-    except Exception:  # whatever the HTTP library of this version raises: no route, no name, a refused proxy
-        return False
-    return True
+    found = []
+
+    def probe() -> None:
+        with suppress(Exception):  # whatever the HTTP library of this version raises: no route, a refused proxy
+            found.append(get_session().head(huggingface_hub.constants.ENDPOINT, timeout=timeout))
+
+    # The library's timeout is for each of several phases, and looking up a name has none.
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return bool(found)
 
 
 def go_offline_without_hub(*names: str | None) -> None:

@@ -107,6 +107,9 @@ class RecipeTrainer(Trainer):
             torch.manual_seed(self.args.seed + self.args.process_index)
         return super().train(*args, **kwargs)
 
+    def is_local_process_zero(self) -> bool:
+        return self.is_world_process_zero()  # one log and one progress bar, where upstream every machine has its own
+
     def training_batches(self, process_index: int) -> TrainingBatches:
         args = self.args
         seed = args.data_seed if args.data_seed is not None else args.seed

@@ -7,7 +7,8 @@
 #SBATCH --gpus-per-node=4
 #SBATCH --cpus-per-task=16
 #SBATCH --time=04:00:00
-# Near the time limit, or when pushed out, all processes save one checkpoint and end; the job is queued again, resumes.
+# Two minutes before the time limit, or when the job is pushed out, all processes save one checkpoint and end; submitted
+# again, or queued again by Slurm, the run resumes.
 #SBATCH --requeue
 #SBATCH --signal=TERM@120
 set -euo pipefail
