@@ -66,7 +66,7 @@ def is_first_to_fail() -> bool:
     from torch.distributed import DistError
 
     try:
-        return launcher_store().add("failed", 1) == 1
+        return launcher_store().add(f"failed {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", 1) == 1
     except DistError:  # the machine that keeps the store is gone
         return True
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -10,7 +11,9 @@ import sys
 import time
 
 import pytest
+from transformers import TrainingArguments
 
+from common.arguments import parse_arguments
 from common.errors import InputError
 from recipes import ner, text_classification
 from tests.conftest import ROOT, read_sample, save_tiny_bert, write_sentences
@@ -184,6 +187,23 @@ def test_what_stops_all_is_said_once(flags, tmp_path, wrong, says):
     assert len(errors) == 1 and errors[0].startswith(says), done.stderr
 
 
+def test_plain_python_with_several_gpus_uses_one_and_says_how_to_use_all(flags, monkeypatch, capsys):
+    stock = TrainingArguments.__post_init__
+
+    def with_four_gpus(self):
+        stock(self)
+        self._n_gpu = 4 if self.device else 0
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", with_four_gpus)
+    _, args = parse_arguments(ner.Arguments, ner.DEFAULTS, flags["ner"], ner.__file__)
+    assert args.n_gpu == 1 and args.train_batch_size == 32
+    said = capsys.readouterr().out
+    assert "4 GPUs are here and one is used" in said
+    (command,) = re.findall(r"accelerate launch .*-m recipes.ner", said)
+    words = command.split()
+    assert (ROOT / words[words.index("--config_file") + 1]).exists() and "--num_processes 4" in command
+
+
 def test_a_batch_that_does_not_divide_is_refused_with_what_does(flags, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "0")
@@ -233,6 +253,18 @@ def test_two_machines_through_their_configuration(flags, alone, tmp_path):
     assert [status for status, *_ in done] == [0, 0], done
     assert_same(tmp_path / "run", alone("ner"))
     assert "Model and results" in done[0][1] and done[1][1] == ""
+
+
+@pytest.mark.slow
+def test_a_process_killed_on_one_machine_ends_both(flags, tmp_path):
+    machine = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    machine += ["--rdzv-backend", "c10d", "--rdzv-id", "1", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    run = [KILL, "3", "9@1", "ner", *flags["ner"], "--output_dir", str(tmp_path / "run")]
+    start = time.monotonic()
+    done = together([([*machine, *run], ENVIRONMENT)] * 2)
+    assert all(status != 0 for status, *_ in done) and time.monotonic() - start < 150  # of which most is the start
+    errors = [line for _, _, stderr in done for line in stderr.splitlines() if line.startswith("error: ")]
+    assert errors == ["error: another process of this run has ended or is out of reach; the same command resumes"]
 
 
 @pytest.mark.slow
