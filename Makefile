@@ -20,11 +20,17 @@ offline_ner = $(call sample,ner,conll) \
 	--learning_rate 3e-4 --num_train_epochs 5 --per_device_train_batch_size 8 --freeze embeddings
 offline_qa = $(call sample,qa,json) --learning_rate 4e-4 --num_train_epochs 2 --per_device_train_batch_size 8
 
+# One process, or one for each GPU (NPROC says otherwise; without GPUs processes share the CPU). LAUNCH=
+# recipes/launch/fsdp2.yaml divides the model as well as the batch.
+, := ,
+NPROC ?= $(if $(CUDA_VISIBLE_DEVICES),$(words $(subst $(,), ,$(CUDA_VISIBLE_DEVICES))),$(shell nvidia-smi -L 2>/dev/null | grep -c ^GPU))
+LAUNCH ?= recipes/launch/multi_gpu.yaml
+launch = $(if $(filter-out 0 1,$(NPROC)),TORCH_CPP_LOG_LEVEL=ERROR $(VENV)/bin/accelerate launch --quiet --config_file $(LAUNCH) --num_processes $(NPROC),$(PY))
 recipe = $(subst -,_,$*)
 offline = $(if $(filter 1,$(OFFLINE)),$(or $(offline_$(recipe)),$(error no bundled sample for $*: give its files in ARGS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart checkpoint test test-all glue compare torture bench lint clean
+.PHONY: help setup quickstart checkpoint test test-all glue compare torture bench doctor lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):.*## /\1\t/' | expand -t 18
@@ -47,9 +53,9 @@ quickstart: setup checkpoint ## fine-tune all four on the bundled samples, witho
 	@set -e; for recipe in text-classification nli ner qa; do \
 		$(MAKE) --no-print-directory train-$$recipe OFFLINE=1; done
 
-train-%: setup ## train a recipe: make train-ner ARGS="--seed 1"; OFFLINE=1 for the bundled sample
+train-%: setup ## train a recipe on all GPUs (NPROC=): make train-ner ARGS="--seed 1"; OFFLINE=1 for the bundled sample
 	@$(if $(filter 1,$(OFFLINE)),$(MAKE) --no-print-directory checkpoint)
-	$(PY) -m recipes.$(recipe) $(offline) $(ARGS)
+	$(launch) -m recipes.$(recipe) $(offline) $(ARGS)
 
 predict-%: setup ## ask a trained model: make predict-ner MODEL=runs/ner TEXT="..." (or FILE=...; PAIR=; QUESTION= CONTEXT=)
 	@$(PY) -m recipes.predict --model "$(or $(MODEL),runs/$(recipe))" $(if $(TEXT),--text "$$TEXT") $(if $(PAIR),--text_pair "$$PAIR") $(if $(FILE),--file "$(FILE)") $(if $(QUESTION),--question "$$QUESTION") $(if $(CONTEXT),--context "$$CONTEXT") \
@@ -73,6 +79,9 @@ torture: setup ## kill runs at random moments and resume them: 20 rounds of each
 
 bench: setup checkpoint ## what the defaults are worth, about 15 minutes; FULL=1 whole runs, GPU=1 BERT-base on a GPU
 	$(PY) -m tests.bench $(if $(filter 1,$(FULL)),--full) $(if $(filter 1,$(GPU)),--gpu) $(ARGS)
+
+doctor: setup ## what this machine offers and what the recipes would do on it; paste it into a bug report
+	@$(PY) -m common.doctor
 
 lint: setup ## ruff
 	$(PY) -m ruff check .

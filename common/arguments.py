@@ -6,17 +6,20 @@ import difflib
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import transformers
 from transformers import HfArgumentParser, TrainingArguments
 
 from common.cpu import tune_cpu
 from common.errors import InputError, OneLineParser, check_at_least_one, check_range
 from common.hub import go_offline_without_hub
-from common.training import choose_precision, is_main_process, precision_name
+from common.processes import is_main_process, world_size
+from common.training import choose_precision, precision_name, total_batch_size
 
 log = logging.getLogger("recipes")
 
@@ -131,6 +134,9 @@ def parse_arguments(
     check_at_least_one(
         asked, "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"
     )
+    given = {word.split("=")[0].replace("-", "_") for word in argv}
+    if asked.do_train and "__per_device_train_batch_size" not in given:
+        parser.set_defaults(per_device_train_batch_size=share_of(asked.per_device_train_batch_size, world_size()))
     check_range(asked, 0, 2**32 - 1, "seed", "data_seed")
     check_range(asked, 0, 1e6, "learning_rate", "num_train_epochs", "weight_decay", "max_grad_norm")
     choice, reason = choose_precision(asked)
@@ -146,19 +152,44 @@ def parse_arguments(
     if training_args.n_gpu > 1:
         # DataParallel would multiply the batch by the number of GPUs and is slower than one process each.
         log.warning(
-            "%d GPUs are here and one is used; accelerate launch -m recipes.%s uses all", training_args.n_gpu, name
+            "%d GPUs are here and one is used. All are by: accelerate launch --quiet --config_file "
+            "recipes/launch/multi_gpu.yaml --num_processes %d -m recipes.%s (or make train-%s)",
+            *(training_args.n_gpu, training_args.n_gpu, name, name.replace("_", "-")),
         )
         training_args._n_gpu = 1
-    if not is_main_process():
-        log.setLevel(logging.WARNING)
     log.info("Precision %s: %s. Device %s.", precision_name(training_args), reason, training_args.device)
     if is_tuned:
         log.info("CPU: batches in parts of like length, cheap dropout, memory kept, denormals zero (--cpu_tuning).")
+    if training_args.do_train:
+        processes, steps = training_args.world_size, training_args.gradient_accumulation_steps
+        log.info(
+            "Effective batch %d: %d per device, %d %s, %d accumulation %s.",
+            *(total_batch_size(training_args), training_args.train_batch_size),
+            *(processes, "process" if processes == 1 else "processes", steps, "step" if steps == 1 else "steps"),
+        )
     go_offline_without_hub(
         args.model_name_or_path,
         None if args.train_file or args.validation_file or args.test_file else args.dataset_name,
     )
     return args, training_args
+
+
+def share_of(batch: int, processes: int) -> int:
+    """The benchmarked batch divided among processes, so that with any number of them the training is the same.
+
+    >>> share_of(32, 4)
+    8
+
+    Raises:
+        InputError: it does not divide, or leaves processes without an example.
+    """
+    if batch % processes:
+        share = -(-batch // processes)
+        raise InputError(
+            f"the batch of {batch} does not divide among {processes} processes; --per_device_train_batch_size {share} "
+            f"makes it {share * processes}, or use another number of processes"
+        )
+    return batch // processes
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -180,6 +211,11 @@ def configure_logging() -> None:
         log.addHandler(handler)
         log.propagate = False
     log.setLevel(logging.INFO)
+    if not is_main_process():  # which says it all
+        log.setLevel(logging.CRITICAL)
+        transformers.utils.logging.set_verbosity(logging.CRITICAL)
+        datasets.disable_progress_bars()
+        warnings.simplefilter("ignore")
     # Its report on loading is replaced by `load_model`'s, and bars for reading a file of seconds are noise.
     transformers.utils.logging.get_logger("transformers.modeling_utils").setLevel(logging.ERROR)
     # Says of every model on one device that its layers are not sharded over several.

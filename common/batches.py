@@ -1,6 +1,6 @@
 """Which examples share a batch, in which order, and how little of it is padding."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,69 @@ class TrainingOrder(Sampler[int]):
         return torch.cat(batches + incomplete)
 
 
+class TrainingBatches(Sampler[list[int]]):
+    """The rows that one process computes, batch by batch: its share of the total batch of every optimizer step.
+
+    Row i of a total batch goes to process i modulo their number, so that where rows come in order of length all
+    processes have rows of like length and none waits for another; a share is computed in `accumulation_steps` batches.
+    The total batches are those of `order`, whatever the number of processes. Where an epoch's last one leaves a process
+    without a row, its batch is empty (`with_empty_batches`): every process takes part in every step.
+
+    Accelerate would fill the last batch with rows from the start of the epoch, which then count twice, and would not
+    hand the epoch's number on to the order of an epoch that is resumed.
+
+    >>> order = TrainingOrder([1] * 5, batch_size=4, seed=0)
+    >>> shares = [list(TrainingBatches(order, process, 2)) for process in (0, 1)]
+    >>> list(order), shares
+    ([4, 0, 1, 3, 2], [[[4, 1], [2]], [[0, 3], []]])
+    """
+
+    def __init__(
+        self,
+        order: TrainingOrder,
+        process_index: int = 0,
+        num_processes: int = 1,
+        accumulation_steps: int = 1,
+        drop_last: bool = False,
+    ):
+        self.sampler = order  # under this name the data loader passes the epoch on
+        self.process_index = process_index
+        self.num_processes = num_processes
+        self.batch_size = order.batch_size // (num_processes * accumulation_steps)
+        self.drop_last = drop_last
+
+    def batches_of(self, rows: int) -> int:
+        """How many batches a total batch of so many rows takes each process."""
+        return -(-rows // (self.num_processes * self.batch_size))
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.sampler), self.sampler.batch_size)
+        return full * self.batches_of(self.sampler.batch_size) + (0 if self.drop_last else self.batches_of(rest))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order, total = list(self.sampler), self.sampler.batch_size
+        for start in range(0, len(order), total):
+            rows = order[start : start + total]
+            if len(rows) < total and self.drop_last:
+                return
+            share = rows[self.process_index :: self.num_processes]
+            for i in range(self.batches_of(len(rows))):
+                yield share[i * self.batch_size : (i + 1) * self.batch_size]
+
+
+def with_empty_batches(collator: Callable, row: dict[str, Any]) -> Callable:
+    """`collator`, which for a batch without rows gives `row` with its labels ignored: no loss and no gradient."""
+
+    def collate(rows: list[dict[str, Any]]) -> Any:
+        if rows:
+            return collator(rows)
+        batch = collator([row])
+        batch["labels"] = torch.full_like(batch["labels"], -100)
+        return batch
+
+    return collate
+
+
 def sorted_by_length(dataset: Any) -> Any:
     """An evaluation set with the longest rows first, so that batches hold rows of like length.
 
@@ -115,20 +178,20 @@ def split_by_length(inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Ten
 
 
 def positions(
-    lengths: Sequence[int], order: Sequence[int], batch_size: int, multiple: int = 1, is_split: bool = False
+    lengths: Sequence[int], batches: Iterable[Sequence[int]], multiple: int = 1, is_split: bool = False
 ) -> tuple[int, int]:
-    """Tokens in the rows of `order`, and positions computed for them in batches padded to their longest row.
+    """Tokens in the rows of `batches`, and positions computed for them, each batch padded to its longest row.
 
     Args:
         multiple: rows are padded to a multiple of it.
         is_split: batches are computed in `parts_of_like_length`.
 
-    >>> positions([2, 4], order=[0, 1], batch_size=2)
+    >>> positions([2, 4], batches=[[0, 1]])
     (6, 8)
     """
     tokens = computed = 0
-    for batch in torch.as_tensor(lengths)[torch.as_tensor(order)].split(batch_size):
-        of_rows = batch.tolist()
+    for batch in filter(None, batches):
+        of_rows = torch.as_tensor(lengths)[torch.as_tensor(batch)].tolist()
         parts = parts_of_like_length(of_rows) if is_split else [range(len(of_rows))]
         tokens += sum(of_rows)
         computed += sum(len(rows) * -(-max(of_rows[row] for row in rows) // multiple) * multiple for rows in parts)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError, check_at_least_one
 from common.hub import hub_errors
+from common.processes import main_process_first
 from common.splits import columns
 from common.tags import is_tag
 
@@ -369,18 +370,19 @@ def map_cached(dataset: "Dataset", function: Callable, tokenizer: Any, desc: str
     ]
     rest = sorted((key, value) for key, value in options.items() if key != "tokenizer")
     workers = min(os.cpu_count() or 1, len(dataset) // 50_000)  # a process pays only for large inputs
-    return dataset.map(
-        function,
-        batched=True,
-        with_indices=True,
-        remove_columns=dataset.column_names,
-        fn_kwargs=options,
-        num_proc=workers if workers > 1 else None,
-        new_fingerprint=Hasher.hash(
-            [dataset._fingerprint, code_digest(), function.__name__, backend.to_str(), wrapper, rest]
-        ),
-        desc=desc,
-    )
+    with main_process_first():
+        return dataset.map(
+            function,
+            batched=True,
+            with_indices=True,
+            remove_columns=dataset.column_names,
+            fn_kwargs=options,
+            num_proc=workers if workers > 1 else None,
+            new_fingerprint=Hasher.hash(
+                [dataset._fingerprint, code_digest(), function.__name__, backend.to_str(), wrapper, rest]
+            ),
+            desc=desc,
+        )
 
 
 def load_splits(
@@ -404,9 +406,10 @@ def load_splits(
     sources = find_sources(args, needed + ["test"] * training_args.do_predict)
     if not sources:
         raise InputError("no split to work on: name --train_file, --validation_file or --test_file")
-    datasets = DatasetDict(
-        {s: build_dataset(source, parse, features, **options(source)) for s, source in sources.items()}
-    )
+    with main_process_first():
+        datasets = DatasetDict(
+            {s: build_dataset(source, parse, features, **options(source)) for s, source in sources.items()}
+        )
     for split, source in sources.items():
         report_notes(source.name, datasets[split])
     return datasets

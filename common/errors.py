@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from common.processes import has_lost_others, is_first_to_fail, world_size
+
 
 class InputError(ValueError):
     """Something the user can mend: a flag, a file, a row, a model name, a folder.
@@ -56,9 +58,16 @@ def run_as_command(main: Callable[[], object]) -> None:
             fail(f"no space left on the device ({error.filename or 'while writing'}): free some, repeat the command")
         else:
             raise
+    except Exception as error:
+        if world_size() > 1 and has_lost_others(error):
+            fail("another process of this run has ended or is out of reach; the same command resumes")
+        if not is_first_to_fail():
+            raise SystemExit(1) from None
+        raise
 
 
 def fail(message: str) -> None:
-    """Print `error: message` as one line and exit with code 2."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    """Print `error: message` as one line, of several processes the first to fail, and exit with code 2."""
+    if is_first_to_fail():
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2)

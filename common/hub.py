@@ -2,10 +2,12 @@
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from common.errors import InputError
+from common.processes import main_process_first
 
 PROBE_SECONDS = 4.0
 log = logging.getLogger("recipes")
@@ -18,11 +20,17 @@ def hub_answers(timeout: float = PROBE_SECONDS) -> bool:
 
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return False
-    try:
-        get_session().head(huggingface_hub.constants.ENDPOINT, timeout=timeout)
-    except Exception:  # whatever the HTTP library of this version raises: no route, no name, a refused proxy
-        return False
-    return True
+    found = []
+
+    def probe() -> None:
+        with suppress(Exception):  # whatever the HTTP library of this version raises: no route, a refused proxy
+            found.append(get_session().head(huggingface_hub.constants.ENDPOINT, timeout=timeout))
+
+    # The library's timeout is for each of several phases, and looking up a name has none.
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return bool(found)
 
 
 def go_offline_without_hub(*names: str | None) -> None:
@@ -43,14 +51,16 @@ def go_offline_without_hub(*names: str | None) -> None:
 
 @contextmanager
 def hub_errors(kind: str, name: str) -> Iterator[None]:
-    """Turn the libraries' many ways of saying "`name` is not to be had" into one `InputError` with the remedies.
+    """Turn the libraries' many ways of saying "`name` is not to be had" into one `InputError` with the remedies. Of
+    several processes one on each machine downloads; the others read the cache.
 
     Args:
         kind: "model", "tokenizer" or "dataset", for the message.
         name: the Hub name or local path that was asked for.
     """
     try:
-        yield
+        with main_process_first():
+            yield
     except InputError:
         raise
     # from_pretrained and load_dataset raise OSError, ConnectionError, FileNotFoundError or ValueError; broken JSON or

@@ -172,6 +172,9 @@ def label_names(datasets: Any, names: Sequence[str] | None, regression: bool | N
                 if label is not None and not (is_score(label) or label.lstrip("+-").isdigit()):
                     name = source_name(dataset, split)
                     raise InputError(f'{name}, {place}: label "{label}" is no number, but a score is learnt')
+                if label is not None and float(label) == -100:  # the Trainer's mark of what is not trained on
+                    name = source_name(dataset, split)
+                    raise InputError(f"{name}, {place}: a score of -100 would be passed over in training; shift scores")
         if "train" in datasets and len(values) < 2:
             name = source_name(datasets["train"], "train")
             raise InputError(f"{name}: every score is {next(iter(values))}; there is nothing to learn")

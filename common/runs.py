@@ -24,8 +24,9 @@ from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 from common.batches import positions
 from common.data import code_digest, content_fingerprint, file_digest
 from common.errors import InputError
+from common.processes import from_main_process, is_main_process, world_size
 from common.report import model_card
-from common.training import is_main_process, precision_name, total_batch_size
+from common.training import precision_name, total_batch_size
 
 log = logging.getLogger("recipes")
 RUN_FILE, RESULTS_FILE, MANIFEST, LOCK = "run.json", "all_results.json", "manifest.json", ".lock"
@@ -94,21 +95,23 @@ def open_run(recipe_file: str, args: Any, training_args: TrainingArguments, data
     }
     run, is_new = Run(folder, record), not folder.exists()
     run.callbacks = [run.stopwatch, CompleteCheckpoints(limit), StopOnSignal()]
-    with training_args.main_process_first(desc="open the run"):
-        if is_main_process():
-            run.lock = lock_folder(folder)
+    if is_main_process():
+        run.lock = lock_folder(folder)
         try:
             claim_folder(run, args, training_args)
         except InputError:
             release(run)
-            if is_new and is_main_process():
+            if is_new:
                 shutil.rmtree(folder)  # this call made it
             raise
+    run.results, run.checkpoint = from_main_process((run.results, run.checkpoint))
+    training_args.resume_from_checkpoint = run.checkpoint
     return run
 
 
 def claim_folder(run: Run, args: Any, training_args: TrainingArguments) -> None:
-    """Compare the folder's record with this run's, and set `run.results` or `run.checkpoint`, or start afresh."""
+    """Compare the folder's record with this run's, and set `run.results` or `run.checkpoint`, or start afresh; on the
+    main process."""
     folder, identity = run.folder, run.record["identity"]
     old = read_record(folder)
     overwrite = getattr(args, "overwrite", False)
@@ -139,8 +142,7 @@ def claim_folder(run: Run, args: Any, training_args: TrainingArguments) -> None:
             release(run)
             return
         clear(folder)
-    if is_main_process():
-        write_atomically(folder / RUN_FILE, json.dumps(run.record, indent=2, default=str))
+    write_atomically(folder / RUN_FILE, json.dumps(run.record, indent=2, default=str))
     if not training_args.do_train:
         return
     if resume is None or str(resume).lower() == "true":
@@ -151,7 +153,6 @@ def claim_folder(run: Run, args: Any, training_args: TrainingArguments) -> None:
         run.checkpoint = resume
     if run.checkpoint:
         log.info("Resuming from %s.", run.checkpoint)
-    training_args.resume_from_checkpoint = run.checkpoint
 
 
 def run_identity(recipe_file: str, args: Any, training_args: TrainingArguments, datasets: Any) -> dict[str, Any]:
@@ -220,17 +221,18 @@ def speed(run: Run, trainer: Any) -> dict[str, Any]:
     }
     found: dict[str, Any] = {"seconds": {**{name: round(value, 1) for name, value in parts.items()}, "total": total}}
     lengths = trainer.train_dataset["length"][:]
-    sampler, batch = trainer._get_train_sampler(), total_batch_size(args)
+    batch, accumulated = total_batch_size(args), args.gradient_accumulation_steps
     steps_per_epoch = -(-len(lengths) // batch)
     multiple = getattr(trainer.data_collator, "pad_to_multiple_of", None) or 1
     tokens = computed = 0
-    for epoch in range(watch.first_step // steps_per_epoch, -(-state.global_step // steps_per_epoch)):
-        sampler.set_epoch(epoch)
-        first, last = (step - epoch * steps_per_epoch for step in (watch.first_step, state.global_step))
-        order = list(sampler)[max(0, first) * batch : last * batch]
-        if order:
-            of_epoch = positions(lengths, order, args.train_batch_size, multiple, trainer.splits_batches)
-            tokens, computed = tokens + of_epoch[0], computed + of_epoch[1]
+    for process in range(args.world_size):
+        batches = trainer.training_batches(process)
+        for epoch in range(watch.first_step // steps_per_epoch, -(-state.global_step // steps_per_epoch)):
+            batches.sampler.set_epoch(epoch)
+            first, last = (step - epoch * steps_per_epoch for step in (watch.first_step, state.global_step))
+            of_epoch = list(batches)[max(0, first) * accumulated : last * accumulated]
+            counted = positions(lengths, of_epoch, multiple, trainer.splits_batches)
+            tokens, computed = tokens + counted[0], computed + counted[1]
     if not tokens:
         return found
     found["useful_tokens_per_second"] = round(tokens / parts["training"], 1)
@@ -273,12 +275,11 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 def clear(folder: Path, keep: tuple[str, ...] = ()) -> None:
     """Remove what a run wrote beside its model, so that nothing of the old one can be taken for the new one."""
-    if is_main_process():
-        for name in OUTPUTS:
-            if name not in keep:
-                (folder / name).unlink(missing_ok=True)
-        for checkpoint in folder.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
+    for name in OUTPUTS:
+        if name not in keep:
+            (folder / name).unlink(missing_ok=True)
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
 
 
 def lock_folder(folder: Path) -> Any:
@@ -381,41 +382,53 @@ class StopOnSignal(TrainerCallback):
     """
 
     def __init__(self) -> None:
-        self.received: int | None = None
+        self.received = 0
         self.previous: dict[int, Any] = {}
+        self.group: Any = None  # of the processes, over CPUs: asking them does not wait for a GPU
 
     def handle(self, number: int, frame: Any) -> None:
         self.received = number
-        signal.signal(number, self.previous[number])
+        if world_size() == 1:  # a launcher passes on what the terminal or the scheduler has sent to all already
+            signal.signal(number, self.previous[number])
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if world_size() > 1:
+            self.group = torch.distributed.new_group(backend="gloo")
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 self.previous[number] = signal.signal(number, self.handle)
         except ValueError:  # not in the main thread, where nobody can install handlers
             self.previous = {}
 
+    def agree(self) -> int:
+        """The signal that any process has received, or 0: they reach processes at different steps, or not all."""
+        self.agreed = self.received
+        if self.group is not None:
+            received = torch.tensor(self.received)
+            torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX, group=self.group)
+            self.agreed = int(received)
+        return self.agreed
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.received:
+        if self.agree():
             control.should_training_stop = True
             # The last step of an epoch is left to the epoch's own evaluation and checkpoint, or a best model that
             # depends on that evaluation would be another than in the uninterrupted run.
             control.should_save |= not float(state.epoch).is_integer()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.received:
+        if self.agree():
             if float(state.epoch).is_integer():
                 control.should_save = True
             else:  # the step has saved; the epoch did not end
                 control.should_evaluate = control.should_save = control.should_log = False
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for number, previous in self.previous.items():
-            signal.signal(number, previous)
-        if self.received:
+        number = self.agree()
+        for caught, previous in self.previous.items():
+            signal.signal(caught, previous)
+        if number:
             log.warning(
-                "Stopped by %s at step %d; the same command resumes.",
-                signal.Signals(self.received).name,
-                state.global_step,
+                "Stopped by %s at step %d; the same command resumes.", signal.Signals(number).name, state.global_step
             )
-            raise SystemExit(128 + self.received)
+            raise SystemExit(128 + number)

@@ -16,14 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from accelerate.data_loader import prepare_data_loader
 from torch import nn
-from torch.utils.data import Sampler, SequentialSampler
-from transformers import Trainer, TrainingArguments
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
+from transformers import AutoModelForQuestionAnswering, Trainer, TrainingArguments
+from transformers.trainer_utils import seed_worker
 
 from common import cpu
-from common.batches import TrainingOrder, split_by_length
+from common.batches import TrainingBatches, TrainingOrder, split_by_length, with_empty_batches
 from common.errors import InputError
 from common.hub import hub_errors
+from common.processes import told_by_main_process
 from common.splits import column
 
 log = logging.getLogger("recipes")
@@ -31,10 +34,6 @@ SKIPPED_STEPS_AT_MOST = 30  # the scaler halves its factor of 2 ** 16 at each
 
 
 # The machine
-
-
-def is_main_process() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def choose_precision(asked: Any) -> tuple[dict[str, Any], str]:
@@ -51,7 +50,7 @@ def choose_precision(asked: Any) -> tuple[dict[str, Any], str]:
     if asked.bf16 is not None or asked.fp16 is not None:
         return choice, "asked for by flag"
     if use_cpu:
-        speedup = cpu.cpu_bf16_speedup()
+        speedup = told_by_main_process("bf16 speedup", cpu.cpu_bf16_speedup)
         reason = f"this CPU multiplies bf16 {speedup:.1f} times as fast as fp32" if speedup else "this CPU has no bf16"
         # Autocast spends some of the gain on conversions; between the kinds of processor there is a wide gap.
         return choice | {"bf16": speedup > 1.5}, reason
@@ -103,18 +102,50 @@ class RecipeTrainer(Trainer):
     sound_step = 0
     skipped_steps = 0  # by the fp16 scaler, in a row
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        # From self.train_dataset: the one passed in has lost the columns that the model does not read.
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        # Upstream all processes have one seed, and draw the same dropout masks for different examples.
+        if self.args.process_index:
+            torch.manual_seed(self.args.seed + self.args.process_index)
+        return super().train(*args, **kwargs)
+
+    def is_local_process_zero(self) -> bool:
+        return self.is_world_process_zero()  # one log and one progress bar, where upstream every machine has its own
+
+    def training_batches(self, process_index: int) -> TrainingBatches:
+        args = self.args
+        seed = args.data_seed if args.data_seed is not None else args.seed
         lengths = torch.tensor(self.train_dataset["length"][:])
-        grouped = self.args.train_sampling_strategy == "group_by_length"
-        return TrainingOrder(lengths, total_batch_size(self.args), seed, grouped)
+        order = TrainingOrder(lengths, total_batch_size(args), seed, args.train_sampling_strategy == "group_by_length")
+        steps = args.gradient_accumulation_steps
+        return TrainingBatches(order, process_index, args.world_size, steps, args.dataloader_drop_last)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The stock one with `TrainingBatches`, which are a process's own already: Accelerate divides them no more."""
+        args = self.args
+        dataset = self._remove_unused_columns(self.train_dataset, description="training")
+        workers = args.dataloader_num_workers
+        loader = DataLoader(
+            dataset,
+            batch_sampler=self.training_batches(args.process_index),
+            collate_fn=with_empty_batches(self.data_collator, dataset[0]),
+            num_workers=workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            in_order=args.dataloader_in_order,
+            worker_init_fn=functools.partial(seed_worker, num_workers=workers, rank=args.process_index),
+        )
+        return prepare_data_loader(
+            loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
+        )
 
     @property
     def splits_batches(self) -> bool:
         """On a CPU a batch is computed in parts of like length, which leaves loss and gradient as they are: sums over
-        examples divided by the whole step's count. On a GPU, and between processes, a pass costs more than padding."""
-        return cpu.is_tuned() and self.args.world_size == 1 and self.compute_loss_func is not None
+        examples divided by the whole step's count. On a GPU a pass costs more than padding; where the model itself is
+        divided, all processes must make as many passes."""
+        return cpu.is_tuned() and not self.is_fsdp_enabled and self.compute_loss_func is not None
 
     def _get_num_items_in_batch(self, batch_samples: list, device: Any) -> Any:
         """What the sum of the losses of a step is divided by: the labels that as many examples have on average.
@@ -127,10 +158,11 @@ class RecipeTrainer(Trainer):
         grouped = self.model.training and self.args.train_sampling_strategy == "group_by_length"
         if counted is None or not grouped:
             return counted
-        examples = torch.tensor(sum(len(batch["labels"]) for batch in batch_samples), device=device)
+        # A batch without rows has one whose labels are all ignored.
+        examples = sum(len(batch["labels"]) * (batch["labels"] != -100).any() for batch in batch_samples)
         if self.args.world_size > 1:
-            examples = self.accelerator.gather(examples).sum()
-        return examples * self.labels_per_example
+            examples = self.accelerator.gather(examples.to(device)).sum()
+        return examples.to(device) * self.labels_per_example
 
     @functools.cached_property
     def labels_per_example(self) -> float:
@@ -139,10 +171,16 @@ class RecipeTrainer(Trainer):
         return sum(counts) / len(counts)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = 0.0
-        for part in split_by_length(inputs) if self.splits_batches else [inputs]:
-            steps = self.args.gradient_accumulation_steps
-            with self.explained(part, "--per_device_train_batch_size", steps), cpu.dropout_context():
+        loss, steps = 0.0, self.args.gradient_accumulation_steps
+        *first, last = split_by_length(inputs) if self.splits_batches else [inputs]
+        for part in [*first, last]:
+            # Processes have different numbers of parts: gradients are averaged once, after the last.
+            synchronization = contextlib.nullcontext() if part is last else self.accelerator.no_sync(model)
+            with (
+                self.explained(part, "--per_device_train_batch_size", steps),
+                cpu.dropout_context(),
+                synchronization,
+            ):
                 loss = loss + super().training_step(model, part, *args, **kwargs)
         return loss
 
@@ -217,7 +255,7 @@ class RecipeTrainer(Trainer):
         step = self.state.global_step
         examples = ""
         if self.args.device.type == "cpu" and when == "at":
-            sampler, batch = self._get_train_sampler(), total_batch_size(self.args)
+            sampler, batch = self.training_batches(0).sampler, total_batch_size(self.args)
             epoch, step_of_epoch = divmod(step - 1, -(-len(self.train_dataset) // batch))
             sampler.set_epoch(epoch)
             order = list(sampler)[step_of_epoch * batch : (step_of_epoch + 1) * batch]
@@ -297,7 +335,8 @@ def label_loss(
     """`cross_entropy_loss`, or the mean squared error where a score is learnt (`label_list` is None)."""
 
     def mean_squared_error(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        total = (outputs["logits"].float().squeeze(-1) - labels.float()).square().sum()
+        known = labels != -100  # as everywhere; a score of just that is refused
+        total = (outputs["logits"].float().squeeze(-1) - labels.float())[known].square().sum()
         return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
     return mean_squared_error if label_list is None else cross_entropy_loss(class_weights, label_smoothing)
@@ -351,6 +390,12 @@ def mean_loss(predictions: Any, labels: Any) -> float:
     return nn.functional.cross_entropy(logits, labels).item()
 
 
+def mean_span_loss(prediction: Any) -> float:
+    """`span_loss` of `predict`'s start and end logits (windows, positions), over all windows and not batch by batch."""
+    logits, labels = (tuple(map(torch.as_tensor, value)) for value in (prediction.predictions, prediction.label_ids.T))
+    return sum(nn.functional.cross_entropy(*pair).item() for pair in zip(logits, labels, strict=True)) / 2
+
+
 def token_predictions(logits: torch.Tensor, labels: torch.Tensor | None) -> Any:
     """For `preprocess_logits_for_metrics`: label ids (rows, tokens), and with labels the summed loss of each row.
 
@@ -402,6 +447,8 @@ def load_model(auto_class: Any, args: Any, training_args: TrainingArguments, **c
             **config,
         )
     log.info("Attention %s: %s.", model.config._attn_implementation, reason)
+    if auto_class is AutoModelForQuestionAnswering:
+        model.register_forward_hook(ignore_padding, with_kwargs=True)
     # A new head is what fine-tuning starts from; an encoder that silently stays random is not.
     missing = [key for key in report["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")]
     missing = [key for key in missing if ".pooler." not in key]
@@ -412,6 +459,16 @@ def load_model(auto_class: Any, args: Any, training_args: TrainingArguments, **c
     if report["missing_keys"]:
         log.info("New, to be trained: %s.", ", ".join(sorted(report["missing_keys"])))
     return model
+
+
+def ignore_padding(model: nn.Module, args: Any, inputs: dict[str, torch.Tensor], outputs: Any) -> None:
+    """A forward hook for question answering: no answer begins or ends in padding.
+
+    The models leave those positions in the softmax, and a window's loss then depends on the longest in its batch.
+    """
+    padding = inputs["attention_mask"] == 0
+    for name in ("start_logits", "end_logits"):
+        outputs[name] = outputs[name].masked_fill(padding, torch.finfo(outputs[name].dtype).min)
 
 
 def model_label_list(name: str, labels: Sequence[str], is_trained: bool) -> list[str] | None:

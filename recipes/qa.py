@@ -44,6 +44,7 @@ from common.training import (
     early_stopping,
     freeze,
     load_model,
+    mean_span_loss,
     padding_multiple,
     span_loss,
 )
@@ -122,7 +123,7 @@ def build_compute_metrics(dataset, features, args: Arguments, version_2: bool):
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         found = decode(prediction.predictions, features, dataset, args)
-        return question_scores(found, dataset["answers"][:], version_2)
+        return {**question_scores(found, dataset["answers"][:], version_2), "loss": mean_span_loss(prediction)}
 
     return compute_metrics
 
@@ -184,7 +185,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
                 model.config.null_threshold = scores["best_threshold"]
             show_answers(split, datasets[split], found, scores, version_2)
             results |= {f"{prefix}_{name}": score for name, score in scores.items()}
-            results[f"{prefix}_loss"], tuned = output.metrics[f"{prefix}_loss"], 0.0
+            results[f"{prefix}_loss"], tuned = mean_span_loss(output), 0.0
         for name, (rows, form) in answer_files(datasets[split], found, version_2, tuned).items():
             write_predictions(run.folder / name, rows, form)
 

@@ -1,4 +1,7 @@
-"""Run a recipe and signal this process at the end of an optimizer step: kill_at_step.py STEP SIGNAL recipe [flags]"""
+"""Run a recipe and signal this process at the end of an optimizer step: kill_at_step.py STEP SIGNAL recipe [flags]
+
+SIGNAL is a number; 9@1 is for process 1 of several alone.
+"""
 
 import importlib
 import os
@@ -10,9 +13,10 @@ from common.runs import CompleteCheckpoints
 
 def main():
     step, number, recipe, *flags = sys.argv[1:]
+    number, _, rank = number.partition("@")
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == int(step):
+        if state.global_step == int(step) and rank in ("", os.environ.get("RANK")):
             os.kill(os.getpid(), int(number))
 
     CompleteCheckpoints.on_step_end = on_step_end

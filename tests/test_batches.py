@@ -1,15 +1,29 @@
 """Which examples share a batch, and what of it is computed."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, TrainingArguments
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    TrainingArguments,
+)
 
 from common import batches, cpu
-from common.batches import PART_COST, TrainingOrder, parts_of_like_length, positions, sorted_by_length, split_by_length
-from common.training import RecipeTrainer, cross_entropy_loss
+from common.batches import (
+    PART_COST,
+    TrainingBatches,
+    TrainingOrder,
+    parts_of_like_length,
+    positions,
+    sorted_by_length,
+    split_by_length,
+)
+from common.training import RecipeTrainer, cross_entropy_loss, load_model, span_loss
 
 LENGTHS = [(37 * i) % 61 + 3 for i in range(1000)]
 
@@ -33,7 +47,7 @@ def test_the_order_is_a_function_of_seed_and_epoch_alone(grouped):
 
 def test_grouped_batches_are_of_like_length_and_differ_between_epochs():
     def padding(rows):
-        tokens, computed = positions(LENGTHS, rows, 16)
+        tokens, computed = positions(LENGTHS, [rows[i : i + 16] for i in range(0, len(rows), 16)])
         return 1 - tokens / computed
 
     assert padding(order(0)) < padding(order(0, grouped=False)) / 5
@@ -46,6 +60,34 @@ def test_the_longest_example_comes_first_and_the_incomplete_batch_last():
     assert max(LENGTHS) in [LENGTHS[i] for i in first[:16]]
     assert len({LENGTHS[i] for i in first[-8:]}) <= 8
     assert sorted(order(0, lengths=[5, 4, 3], batch_size=8)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize(
+    ("rows", "processes", "steps"), [(1000, 2, 1), (1000, 8, 2), (513, 2, 4), (17, 16, 1), (3, 4, 4)]
+)
+def test_processes_share_the_batches_of_one(rows, processes, steps, grouped):
+    """The examples of each optimizer step are the same, each once, and every process takes part in every batch."""
+    sampler = TrainingOrder(LENGTHS[:rows], 16, 1, grouped)
+    sampler.set_epoch(2)
+    alone = [set(batch) for batch in TrainingBatches(sampler)]
+    shares = [list(TrainingBatches(sampler, process, processes, steps)) for process in range(processes)]
+    assert {len(share) for share in shares} == {len(TrainingBatches(sampler, 0, processes, steps))}
+    assert max(len(batch) for share in shares for batch in share) <= 16 // (processes * steps)
+    for step, expected in enumerate(alone):
+        computed = [row for share in shares for batch in share[step * steps : (step + 1) * steps] for row in batch]
+        assert sorted(computed) == sorted(expected)
+    assert shares[0][-1], "the main process is never without a row"
+
+
+def test_no_process_waits_for_the_long_batch_of_another():
+    def waiting(grouped):
+        """Positions between the longest and the shortest batch of the processes, mean over the steps."""
+        shares = [TrainingBatches(TrainingOrder(LENGTHS, 16, 1, grouped), process, 4) for process in range(4)]
+        longest = [[max(LENGTHS[row] for row in batch) for batch in share] for share in shares]
+        return sum(max(of) - min(of) for of in zip(*longest, strict=True)) / len(longest[0])
+
+    assert waiting(grouped=True) < waiting(grouped=False) / 8
 
 
 def test_evaluation_order_is_by_length_and_says_whose_row_it_is():
@@ -78,13 +120,16 @@ def test_a_batch_is_cut_to_the_longest_row_of_each_part():
     assert short["input_ids"].tolist() == [ids[1, :4].tolist(), ids[3, :4].tolist()]
     assert short["labels"].tolist() == [[2, 3], [6, 7]]
     assert long["attention_mask"].sum() == 550 and long["input_ids"].shape == (2, 300)
-    tokens, computed = positions([300, 3, 250, 4], [0, 1, 2, 3], 4, is_split=True)
+    tokens, computed = positions([300, 3, 250, 4], [[0, 1, 2, 3]], is_split=True)
     assert (tokens, computed) == (557, 608)
     on_the_left = {"input_ids": ids, "attention_mask": mask.flip(1)}
     assert split_by_length(on_the_left) == [on_the_left]
 
 
-@pytest.mark.parametrize("auto_class", [AutoModelForTokenClassification, AutoModelForSequenceClassification])
+@pytest.mark.parametrize(
+    "auto_class",
+    [AutoModelForTokenClassification, AutoModelForSequenceClassification, AutoModelForQuestionAnswering],
+)
 def test_a_split_batch_gives_the_loss_and_gradient_of_the_whole(
     auto_class, tmp_path, tiny_bert_without_dropout, monkeypatch
 ):
@@ -96,11 +141,15 @@ def test_a_split_batch_gives_the_loss_and_gradient_of_the_whole(
     ids = torch.randint(5, 90, (8, 60), generator=generator) * mask
     if auto_class is AutoModelForSequenceClassification:
         labels = labels[:, 0]
+    if auto_class is AutoModelForQuestionAnswering:
+        labels = torch.stack([lengths // 3, lengths // 2], dim=1)
     args = TrainingArguments(tmp_path, use_cpu=True, per_device_train_batch_size=8)
     torch.manual_seed(0)
-    model = auto_class.from_pretrained(tiny_bert_without_dropout).train()
+    names = SimpleNamespace(model_name_or_path=tiny_bert_without_dropout, attn_implementation=None)
+    model = load_model(auto_class, names, args).train()
     train = Dataset.from_dict({"labels": labels.tolist(), "length": lengths.tolist()})
-    trainer = RecipeTrainer(model=model, args=args, train_dataset=train, compute_loss_func=cross_entropy_loss())
+    loss = span_loss(0.0) if auto_class is AutoModelForQuestionAnswering else cross_entropy_loss()
+    trainer = RecipeTrainer(model=model, args=args, train_dataset=train, compute_loss_func=loss)
     batch, count = {"input_ids": ids, "attention_mask": mask, "labels": labels}, labels.ne(-100).sum()
     found = []
     for tuned in (False, True):

@@ -1,9 +1,6 @@
 """Text classification and NLI: files, labels, metrics, and both recipes from end to end on tiny models."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,7 +13,7 @@ from common.metrics import label_scores
 from common.scorers import ClassificationScores, RegressionScores
 from common.training import balanced_class_weights, model_label_list
 from recipes import nli, predict, text_classification
-from tests.conftest import ROOT, logged, save_tiny_bert
+from tests.conftest import logged, save_tiny_bert
 
 GOOD = ["the film was warm", "the film was cold", "a warm day", "a cold day"]
 
@@ -409,7 +406,7 @@ def test_class_weights_are_printed_and_change_the_loss_not_the_count(tiny, tmp_p
         run(text_classification, tiny, tmp_path, *flags, "heavy", name="other")
 
 
-def test_class_weights_are_the_same_under_accumulation_and_with_two_processes(tmp_path):
+def test_class_weights_are_the_same_under_accumulation(tmp_path):
     """A weighted mean of each part of a batch is not the weighted mean of the batch."""
     model = save_tiny_bert(tmp_path / "model", GOOD, dropout=0.0)
     rows = [f"{text},{int(i % 6 == 0)}" for i, (text, _) in enumerate(sentences(48, 8))]
@@ -420,13 +417,7 @@ def test_class_weights_are_the_same_under_accumulation_and_with_two_processes(tm
     text_classification.main([*flags.split(), "8", "--output_dir", str(tmp_path / "whole")])
     accumulated = ["2", "--gradient_accumulation_steps", "4", "--output_dir", str(tmp_path / "accumulated")]
     text_classification.main([*flags.split(), *accumulated])
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29571"]
-    two = [*launcher, "-m", "recipes.text_classification", *flags.split(), "4", "--output_dir", str(tmp_path / "two")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(two, capture_output=True, text=True, env=environment, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
 
-    for name in ("accumulated", "two"):
-        assert len(logged(tmp_path / name, "loss")) == 6
-        assert logged(tmp_path / name, "loss") == pytest.approx(logged(tmp_path / "whole", "loss"), abs=1e-5)
-        assert logged(tmp_path / name, "grad_norm") == pytest.approx(logged(tmp_path / "whole", "grad_norm"), rel=1e-3)
+    assert len(logged(tmp_path / "accumulated", "loss")) == 6
+    for key, rel in (("loss", 1e-5), ("grad_norm", 1e-3)):
+        assert logged(tmp_path / "accumulated", key) == pytest.approx(logged(tmp_path / "whole", key), rel=rel)

@@ -15,7 +15,7 @@ from common.metrics import entity_scores
 from common.runs import checkpoint_fault
 from common.tags import entity_spans
 from recipes import ner, predict
-from tests.conftest import ROOT, logged, read_sample
+from tests.conftest import ROOT, read_sample
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 
@@ -322,32 +322,6 @@ def test_a_renamed_copy_runs_and_an_edited_one_is_another_run(ner_flags, tmp_pat
     copy.write_text(copy.read_text().replace("weight_decay=0.01", "weight_decay=0.02"))
     edited = run()
     assert edited.returncode == 2 and "holds another run (recipe: " in edited.stderr
-
-
-def test_two_processes_train_and_score_as_one_with_the_same_total_batch(ner_flags, tiny_bert_without_dropout, tmp_path):
-    flags = changed(
-        ner_flags,
-        model_name_or_path=tiny_bert_without_dropout,
-        use_cpu="true",
-        logging_steps=1,
-        num_train_epochs=1,
-        max_seq_length=64,
-        max_train_samples=48,
-    )
-    ner.main(changed(flags, output_dir=tmp_path / "one"))
-    two = changed(flags, output_dir=tmp_path / "two", per_device_train_batch_size=4)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29563"]
-    done = subprocess.run(
-        [*launcher, "-m", "recipes.ner", *two], capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
-
-    assert logged(tmp_path / "two", "loss") == pytest.approx(logged(tmp_path / "one", "loss"), abs=1e-5)
-    assert logged(tmp_path / "two", "grad_norm") == pytest.approx(logged(tmp_path / "one", "grad_norm"), rel=1e-3)
-    for name in ("predictions.conll",):
-        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
-    results = [json.loads((tmp_path / name / "all_results.json").read_text()) for name in ("one", "two")]
-    assert results[1] == pytest.approx(results[0], abs=1e-4)
 
 
 def test_real_conll_reads_to_the_known_counts():

@@ -1,0 +1,53 @@
+"""What `make doctor` says about this machine."""
+
+import os
+import subprocess
+import sys
+import time
+
+import torch
+
+from common import doctor, hub
+from recipes import ner, nli
+from tests.conftest import ROOT
+from tests.test_hub import silent_hub  # noqa: F401
+
+
+def test_it_names_everything_with_a_hub_that_stays_silent(silent_hub, tmp_path):  # noqa: F811
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": silent_hub, "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "common.doctor"], capture_output=True, text=True, cwd=ROOT, env=environment, check=True
+    )
+    found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert f"torch {torch.__version__.split('+')[0]}" in found["Packages"] and "accelerate" in found["Packages"]
+    assert found["Hub"] == f"{silent_hub} does not answer"
+    assert str(tmp_path) in found["Caches"]
+    for name in ("Precision", "Attention"):
+        assert ": " in found[name]
+    for name in ("System", "Devices", "CPU", "Memory", "Free", "Offline"):
+        assert found[name]
+    for recipe in ("text-classification", "nli", "ner", "qa"):
+        assert "OFFLINE=1" in found[f"train-{recipe}:"]
+
+
+def test_the_hub_is_waited_for_less_than_five_seconds(monkeypatch):
+    """Also where something below the HTTP library hangs."""
+    import huggingface_hub
+
+    class Session:
+        def head(self, *args, **kwargs):
+            time.sleep(60)
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", Session)
+    start = time.monotonic()
+    assert not hub.hub_answers()
+    assert time.monotonic() - start < 5
+
+
+def test_a_plan_says_what_is_lacking(tiny_bert, tmp_path, monkeypatch):
+    assert doctor.plan(nli, 0, answers=True).endswith("downloads google-bert/bert-base-uncased and nyu-mll/glue")
+    monkeypatch.setattr(ner.Arguments, "model_name_or_path", tiny_bert)
+    monkeypatch.setattr(ner.Arguments, "dataset_name", str(tmp_path))
+    assert doctor.plan(ner, 4, answers=False).endswith("batch 32 on 4 GPUs, 8 each; both are in the cache")
+    assert "train-ner: stops: the batch of 32 does not divide among 5 processes" in doctor.plan(ner, 5, answers=True)
