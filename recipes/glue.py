@@ -21,8 +21,8 @@ import numpy as np
 
 from common.compare import read_run, row_scores
 from common.errors import InputError, OneLineParser, run_as_command
-from common.report import table
 from common.statistics import RowScore, bootstrap_interval
+from common.tables import table
 
 # Recipe and metrics of each task, in the order of the GLUE paper (Wang et al. 2019, table 1).
 TASKS = {

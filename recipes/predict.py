@@ -109,7 +109,7 @@ def predict_tags(args: argparse.Namespace, config: Any, inputs: list[tuple[str, 
     from common.metrics import entity_scores
     from common.postprocessing import tags_of_sentences
     from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_and_align_labels
-    from common.report import entity_table, table
+    from common.tables import entity_table, table
     from common.tags import bio_tags, entities, entity_spans, split_words, tagged_row
     from common.training import compute_logits, model_label_list
 
@@ -183,7 +183,7 @@ def predict_labels(args: argparse.Namespace, config: Any, inputs: list[tuple[str
     from common.labels import answers, find_columns, label_name
     from common.metrics import default_metrics, label_scores
     from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_texts
-    from common.report import table
+    from common.tables import table
     from common.training import compute_logits, model_label_list
 
     name = args.file or "input"
@@ -250,7 +250,7 @@ def predict_answers(args: argparse.Namespace, config: Any, inputs: list[tuple[st
     from common.postprocessing import choose_answers, padded
     from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_questions
     from common.questions import questions_and_answers, resolve_answer_limits, with_probabilities
-    from common.report import table
+    from common.tables import table
     from common.training import compute_logits
 
     name = args.file or "input"
