@@ -48,16 +48,19 @@ SPLITS = {"eval_mismatched": "validation_mismatched", "eval_matched": "validatio
 COMMENT = "# Yours to add, a line each: license (for instance apache-2.0) and language (for instance en)."
 
 
-def model_card(folder: str, record: dict[str, Any], config: Any, results: dict[str, float]) -> str:
+def model_card(model: str, record: dict[str, Any], config: Any, results: dict[str, float]) -> str:
     """The README.md of a run: what was trained from what, by which command, its scores, and how to use it.
 
     The block at its top follows huggingface/hub-docs, modelcard.md: a base model or a data set is named there only
     where it has a name on the Hub; of scores it holds those over a whole split.
+
+    Args:
+        model: its name on the Hub, or the folder.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
     arguments = record["arguments"]
-    base, model = arguments["model_name_or_path"], arguments.get("hub_model_id") or folder
+    base = arguments["model_name_or_path"]
     ending = next((e for e in PIPELINES if (config.architectures or [""])[0].endswith(e)), "ForSequenceClassification")
     task = PIPELINES[ending]
     is_local = any(arguments.get(f"{split}_file") for split in ("train", "validation", "test"))

@@ -28,6 +28,7 @@ from common.tags import entities
 log = logging.getLogger("recipes")
 REPORT = "report.html"
 SHOWN = 20  # examples in a list
+NAME = 24  # characters of a class's name in a table
 LONGEST = 700  # characters, or words, of a text that is shown
 CLASSES = 20  # with more a confusion matrix is no longer read, and its commonest cells are listed
 POINTS = 1500  # in a scatter plot
@@ -145,8 +146,8 @@ def say(text: str) -> dict[str, Any]:
     return {"kind": "text", "text": text}
 
 
-def shortened(text: str, start: int = 0) -> str:
-    return text if len(text) <= start + LONGEST else text[: start + LONGEST] + " …"
+def shortened(text: str, limit: int = LONGEST) -> str:
+    return text if len(text) <= limit else text[:limit] + " …"
 
 
 def learning_curves(history: Sequence[dict], score: str | None) -> list[dict[str, Any]]:
@@ -159,8 +160,8 @@ def learning_curves(history: Sequence[dict], score: str | None) -> list[dict[str
     ]
     blocks = []
     for caption, named in lines:
-        found = {label: series(history, key) for key, label in named.items()}
-        if not any(steps for steps, _ in found.values()):
+        found = {label: series(history, key) for key, label in named.items() if series(history, key)[0]}
+        if not found:
             continue
 
         def draw(axes: Any, found: dict = found) -> None:
@@ -184,7 +185,7 @@ def advice(history: Sequence[dict], score: str | None) -> list[str]:
     _, losses = series(history, "loss")
     part = max(1, len(losses) // 5)
     first, last = float(np.mean(losses[:part] or 0)), float(np.mean(losses[-part:] or 0))
-    if len(losses) > 1 and last > 0.97 * first:
+    if len(losses) >= 4 and last > 0.97 * first:
         said.append(
             f"The training loss hardly moved ({first:.3g} to {last:.3g}): try three times the learning rate or a third "
             "of it, train longer, and look whether the labels belong to their rows."
@@ -213,9 +214,15 @@ def label_blocks(rows: list[dict], labels: Sequence[str]) -> list[dict[str, Any]
     np.add.at(counts, ([ids[row["label"]] for row in rows], [ids[row["predicted"]] for row in rows]), 1)
     true, guessed, right = counts.sum(1), counts.sum(0), np.diagonal(counts)
     per_class = [
-        [label, *(float(a / b) if b else 0.0 for a, b in ((r, g), (r, t), (2 * r, t + g))), int(t), int(g)]
+        [
+            shortened(label, NAME),
+            *(float(a / b) if b else 0.0 for a, b in ((r, g), (r, t), (2 * r, t + g))),
+            int(t),
+            int(g),
+        ]
         for label, r, g, t in zip(labels, right, guessed, true, strict=True)
     ]
+    labels = [shortened(label, NAME) for label in labels]
     blocks = [confusion(labels, labels, counts, "Confusions: rows are gold, columns predicted.")]
     header = ["class", "precision", "recall", "F1", "gold", "predicted"]
     blocks.append(table(header, sorted(per_class, key=lambda row: row[3]), "Classes, the worst first.", bar=3))
@@ -279,7 +286,14 @@ def reliability(confidence: np.ndarray, is_right: np.ndarray) -> dict[str, Any]:
             xlabel="probability of the predicted class", ylabel="share that is right", xlim=(0, 1.03), ylim=(0, 1.03)
         )
 
-    how = "too sure of itself" if confidence.mean() > is_right.mean() else "less sure than it might be"
+    gap = confidence.mean() - is_right.mean()
+    how = (
+        "too sure of itself"
+        if gap > 0.03
+        else "less sure than it might be"
+        if gap < -0.03
+        else "as sure as it is right"
+    )
     return chart(
         draw,
         f"Reliability: on the dotted line 0.7 would mean 7 of 10. Expected calibration error {error:.3f}; mean "
@@ -483,17 +497,15 @@ def data_blocks(record: dict[str, Any]) -> list[dict[str, Any]]:
         [split, found["rows"], found.get("in_train", "-"), found.get("cut", "-"), found.get("windowed", "-")]
         for split, found in splits.items()
     ]
-    header = ["split", "rows", "also in train", "cut", "in several windows"]
-    blocks = (
-        [table(header, rows, "Splits. A row stands also in train where its text (or context) does.")] if rows else []
-    )
+    caption = "Splits. Also in train: rows whose text (or context) stands there. Windowed: read in several parts."
+    blocks = [table(["split", "rows", "also in train", "cut", "windowed"], rows, caption)]
     names = Counter()
     for found in splits.values():
         names.update(found.get("classes", {}))
     if names:
         of_split = [(Counter(found.get("classes", {})), split) for split, found in splits.items()]
         shares = [
-            [name, *(counts[name] / counts.total() if counts else "-" for counts, _ in of_split)]
+            [shortened(name, NAME), *(counts[name] / counts.total() if counts else "-" for counts, _ in of_split)]
             for name, _ in names.most_common(CLASSES)
         ]
         more = f" {len(names) - CLASSES} more are not shown." if len(names) > CLASSES else ""
@@ -501,11 +513,11 @@ def data_blocks(record: dict[str, Any]) -> list[dict[str, Any]]:
     lengths = {split: found["lengths"] for split, found in splits.items() if "lengths" in found}
     if lengths:
         limit = facts.get("max_seq_length")
-        longest = max(int(start) for found in lengths.values() for start in found)
+        longest = min(max(int(start) for found in lengths.values() for start in found), 2 * (limit or 2048))
 
         def draw(axes: Any) -> None:
             for split, found in lengths.items():
-                edges = [*range(0, min(longest, 4096) + 9, 8)]
+                edges = [*range(0, longest + 9, 8)]
                 total = sum(found.values())
                 axes.stairs([found.get(str(edge), 0) / total for edge in edges[:-1]], edges, label=split, linewidth=1.6)
             if limit and limit < 1.5 * longest + 16:
@@ -515,12 +527,9 @@ def data_blocks(record: dict[str, Any]) -> list[dict[str, Any]]:
             axes.legend()
 
         cut = sum(found.get("cut", 0) for found in splits.values())
-        note = (
-            f"{cut} rows are longer than --max_seq_length {limit} and cut there"
-            if cut
-            else f"nothing is cut (limit {limit})"
-        )
-        blocks.append(chart(draw, f"Lengths of what the model reads; {note}."))
+        note = f"{cut} rows are longer and are cut" if cut else "no row is cut"
+        caption = f"Lengths of what the model reads; the limit (--max_seq_length) is {limit}, {note}."
+        blocks.append(chart(draw, caption))
     return blocks
 
 
@@ -599,7 +608,7 @@ def page(folder: Path) -> dict[str, Any]:
     split = start.rstrip("_") or ("test" if tested else "validation")
     labels = record.get("data", {}).get("labels")
     best = headline(record, split if rows else None)
-    tiles, said, blocks = [], [], []
+    tiles, said = [], []
     if best:
         metric = split_of(best[0])[1]
         # Of many classes a confusion matrix per row would not fit.
@@ -607,7 +616,7 @@ def page(folder: Path) -> dict[str, Any]:
         score = row_scores(rows, str(folder), record).get(metric) if is_small else None
         note = f"{split}, {len(rows)} rows" if rows else split_of(best[0])[0]
         base = trivial(rows, split, metric, record) if rows else None
-        if score is not None and len(rows) > 1:
+        if score is not None and len(rows) > 1 and abs(score.value - best[1]) < 1e-3:
             low, high = bootstrap_interval(score)
             note = f"95 % interval {number(low)} to {number(high)}; {note}"
             if base and base[1] >= low:
@@ -630,38 +639,27 @@ def page(folder: Path) -> dict[str, Any]:
         tiles.append(
             ("useful tokens a second", f"{speed:,.0f}", f"{record['padding_share']:.0%} of positions are padding")
         )
-    if rows:
-        if "ner_tags" in rows[0]:
-            blocks = tag_blocks(rows)
-        elif "answers" in rows[0]:
-            blocks = answer_blocks(rows, folder, start, record)
-        else:
-            blocks = score_blocks(rows) if labels is None else label_blocks(rows, labels)
-    else:
+    if not rows:
         blocks = [say("No split with gold answers was evaluated, so there are no errors to show.")]
+    elif "ner_tags" in rows[0]:
+        blocks = tag_blocks(rows)
+    elif "answers" in rows[0]:
+        blocks = answer_blocks(rows, folder, start, record)
+    else:
+        blocks = score_blocks(rows) if labels is None else label_blocks(rows, labels)
+    curves = learning_curves(history, best and best[0])
     scores = [[*split_of(name), number(value)] for name, value in record["results"].items() if name.islower()]
-    versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
+    versions = ", ".join([record["started_at"], *(f"{name} {value}" for name, value in record["versions"].items())])
     return {
         "name": folder.name,
         "task": " ".join(filter(None, [recipe_of(record), arguments.get("task_name")])),
         "tiles": tiles,
         "said": said,
         "sections": [
-            (
-                "Learning",
-                learning_curves(history, best and best[0])
-                or [say("This run trained nothing, so there are no curves.")],
-            ),
+            ("Learning", curves or [say("This run trained nothing, so there are no curves.")]),
             (f"Answers on {split.replace('_', ' ')}" if rows else "Answers", blocks),
             ("Data", data_blocks(record)),
-            (
-                "Run",
-                [
-                    table(["split", "score", "value"], scores, "All scores."),
-                    say(record["command"]),
-                    say(f"{record['started_at']}, {versions}"),
-                ],
-            ),
+            ("Run", [table(["split", "score", "value"], scores, "All scores."), say(record["command"]), say(versions)]),
         ],
     }
 
@@ -729,7 +727,7 @@ def write_index(root: Path) -> Path:
             else []
         )
         arguments = record["arguments"]
-        data = arguments.get("task_name") or arguments.get("train_file") or arguments.get("validation_file")
+        file = arguments.get("train_file") or arguments.get("validation_file") or arguments.get("test_file")
         runs.append(
             {
                 "link": f"{folder.relative_to(root)}/{REPORT}",
@@ -737,7 +735,7 @@ def write_index(root: Path) -> Path:
                 "recipe": recipe_of(record),
                 "score": best and best[1],
                 "metric": best and best[0].replace("_", " "),
-                "data": data or arguments.get("test_file") or arguments["dataset_name"],
+                "data": arguments.get("task_name") or "/".join(Path(file or arguments["dataset_name"]).parts[-2:]),
                 "model": Path(arguments["model_name_or_path"]).name,
                 "seconds": record.get("seconds", {}).get("total", 0),
                 "when": record["started_at"],

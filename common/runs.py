@@ -208,7 +208,7 @@ def finish_run(run: Run, trainer: Any, results: dict[str, float]) -> dict[str, f
         write_atomically(run.folder / RESULTS_FILE, json.dumps(results, indent=2))
         if args.do_train:
             trainer.state.save_to_json(str(run.folder / "trainer_state.json"))
-            card = model_card(str(run.folder), run.record, trainer.model.config, results)
+            card = model_card(trainer.hub_model_id or str(run.folder), run.record, trainer.model.config, results)
             write_atomically(run.folder / "README.md", card)
         run.record |= {"status": "finished", **speed(run, trainer), "results": results}
         run.record["data"] = data_facts(run.datasets, trainer)
