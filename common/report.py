@@ -107,13 +107,20 @@ def chart(draw: Callable[[Any], Any], caption: str, height: float = 2.5) -> dict
     from matplotlib.figure import Figure
 
     style: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False}
-    style |= {"font.size": 9, "axes.grid": True, "grid.color": LINE, "lines.linewidth": 1.6, "legend.frameon": False}
+    style |= {
+        "axes.formatter.useoffset": False,
+        "font.size": 9,
+        "axes.grid": True,
+        "grid.color": LINE,
+        "lines.linewidth": 1.6,
+        "legend.frameon": False,
+    }
     style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": matplotlib.cycler(color=[A, B])}
     style |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
     file = io.StringIO()
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(4.6, height))
-        figure.subplots_adjust(left=0.14, right=0.98, bottom=0.45 / height, top=0.95)
+        figure.subplots_adjust(left=0.14, right=0.98, bottom=0.45 / height, top=0.92)
         draw(figure.add_subplot())
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     svg = " ".join(file.getvalue().partition("<svg")[2].split())
@@ -224,7 +231,7 @@ def label_blocks(rows: list[dict], labels: Sequence[str]) -> list[dict[str, Any]
     ]
     labels = [shortened(label, NAME) for label in labels]
     blocks = [confusion(labels, labels, counts, "Confusions: rows are gold, columns predicted.")]
-    header = ["class", "precision", "recall", "F1", "gold", "predicted"]
+    header = ["class", "precision", "recall", "F1", "gold", "found"]
     blocks.append(table(header, sorted(per_class, key=lambda row: row[3]), "Classes, the worst first.", bar=3))
     confidence = np.array([row["probability"] for row in rows])
     is_right = np.array([row["label"] == row["predicted"] for row in rows])

@@ -230,10 +230,16 @@ def upload(folder: Path, trainer: Any) -> None:
     """
     from huggingface_hub import HfApi
 
-    repo, private = trainer.hub_model_id, ("checkpoint-*", ".*", "*.bin", "*predictions*", "*null_odds.json", "*.html")
+    repo, args = trainer.hub_model_id, trainer.args
+    private = ["checkpoint-*", ".*", "*.bin", "*predictions*", "*null_odds.json", "*.html"]
+    trainer._finish_current_push()  # of a checkpoint
     try:
-        place = HfApi(token=trainer.args.hub_token).upload_folder(
-            repo_id=repo, folder_path=folder, revision=trainer.args.hub_revision, ignore_patterns=list(private)
+        place = HfApi(token=args.hub_token).upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            revision=args.hub_revision,
+            ignore_patterns=private,
+            delete_patterns="training_args.bin",
         )
     except OSError as error:  # the Hub's errors are of this kind
         raise InputError(
