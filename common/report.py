@@ -20,9 +20,9 @@ import numpy as np
 
 from common.compare import row_scores
 from common.errors import InputError, OneLineParser, run_as_command
-from common.metrics import answer_baselines, answer_scores, entity_errors, entity_scores, label_scores
+from common.metrics import answer_baselines, answer_scores, entity_errors, entity_scores
 from common.model_card import split_of
-from common.statistics import bootstrap_interval
+from common.statistics import RowScore, bootstrap_interval
 from common.tags import entities
 
 log = logging.getLogger("recipes")
@@ -34,6 +34,7 @@ CLASSES = 20  # with more a confusion matrix is no longer read, and its commones
 POINTS = 1500  # in a scatter plot
 BASELINES = Path(__file__).parent.parent / "recipes" / "baselines.json"
 QUESTION_WORDS = ("what", "who", "when", "where", "which", "why", "how", "whose", "whom")
+ANSWERS = ["none", "1 word", "2 words", "3 to 4", "5 to 8", "9 and more"]
 # Colours of matplotlib's output -> the page's, which differ between light and dark.
 COLOURS = {"#000001": "currentColor", "#000002": "var(--a)", "#000003": "var(--b)", "#000004": "var(--line)"}
 INK, A, B, LINE = COLOURS
@@ -153,6 +154,11 @@ def say(text: str) -> dict[str, Any]:
     return {"kind": "text", "text": text}
 
 
+def examples(caption: str, cases: Sequence[tuple[str, list]], marks: bool = False) -> dict[str, Any]:
+    """A list block; of each example a note and its lines, which are (label, [(text, class of its mark, type)])."""
+    return {"kind": "cases", "caption": caption, "cases": cases, "marks": marks}
+
+
 def shortened(text: str, limit: int = LONGEST) -> str:
     return text if len(text) <= limit else text[:limit] + " …"
 
@@ -216,53 +222,40 @@ def advice(history: Sequence[dict], score: str | None) -> list[str]:
 
 def label_blocks(rows: list[dict], labels: Sequence[str]) -> list[dict[str, Any]]:
     """Confusion matrix, scores per class, reliability, and the most confident mistakes."""
-    ids = {label: i for i, label in enumerate(labels)}
-    counts = np.zeros((len(labels), len(labels)), int)
-    np.add.at(counts, ([ids[row["label"]] for row in rows], [ids[row["predicted"]] for row in rows]), 1)
-    true, guessed, right = counts.sum(1), counts.sum(0), np.diagonal(counts)
-    per_class = [
-        [
-            shortened(label, NAME),
-            *(float(a / b) if b else 0.0 for a, b in ((r, g), (r, t), (2 * r, t + g))),
-            int(t),
-            int(g),
-        ]
-        for label, r, g, t in zip(labels, right, guessed, true, strict=True)
-    ]
-    labels = [shortened(label, NAME) for label in labels]
-    blocks = [confusion(labels, labels, counts, "Confusions: rows are gold, columns predicted.")]
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    gold, found = ([row[key] for row in rows] for key in ("label", "predicted"))
+    names = [shortened(label, NAME) for label in labels]
+    counts = confusion_matrix(gold, found, labels=labels)
+    scores = precision_recall_fscore_support(gold, found, labels=labels, zero_division=0)
+    per_class = zip(names, *(column.tolist() for column in (*scores, counts.sum(0))), strict=True)
     header = ["class", "precision", "recall", "F1", "gold", "found"]
+    blocks = [confusion(names, counts, "Confusions: rows are gold, columns predicted.")]
     blocks.append(table(header, sorted(per_class, key=lambda row: row[3]), "Classes, the worst first.", bar=3))
     confidence = np.array([row["probability"] for row in rows])
     is_right = np.array([row["label"] == row["predicted"] for row in rows])
     blocks.append(reliability(confidence, is_right))
     wrong = sorted((row for row in rows if row["label"] != row["predicted"]), key=lambda row: -row["probability"])
     cases = [
-        {
-            "note": f"gold {row['label']}, predicted {row['predicted']} ({row['probability']:.2f})",
-            "lines": text_lines(row),
-        }
+        (f"gold {row['label']}, predicted {row['predicted']} ({row['probability']:.2f})", text_lines(row))
         for row in wrong[:SHOWN]
     ]
-    title = f"The {len(cases)} most confident of {len(wrong)} mistakes."
-    return [*blocks, {"kind": "cases", "caption": title, "cases": cases}]
+    return [*blocks, examples(f"The {len(cases)} most confident of {len(wrong)} mistakes.", cases)]
 
 
 def text_lines(row: dict[str, Any]) -> list[tuple]:
     return [("", [(shortened(row[name]), "", "")]) for name in ("text", "text_pair") if name in row]
 
 
-def confusion(gold: Sequence[str], predicted: Sequence[str], counts: np.ndarray, caption: str) -> dict[str, Any]:
+def confusion(names: Sequence[str], counts: np.ndarray, caption: str) -> dict[str, Any]:
     """A matrix whose shade is the share of its row; of many classes the commonest confusions."""
-    if len(gold) > CLASSES:
+    if len(names) > CLASSES:
         cells = sorted(((n, i, j) for (i, j), n in np.ndenumerate(counts) if i != j and n), reverse=True)[:SHOWN]
-        rows = [[gold[i], predicted[j], int(n)] for n, i, j in cells]
-        return table(["gold", "predicted", "rows"], rows, f"The commonest confusions of {len(gold)} classes.")
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    cells = [
-        [(int(n), round(float(s), 2)) for n, s in zip(*pair, strict=True)] for pair in zip(counts, shares, strict=True)
-    ]
-    return {"kind": "matrix", "header": predicted, "rows": list(zip(gold, cells, strict=True)), "caption": caption}
+        rows = [[names[i], names[j], n] for n, i, j in cells]
+        return table(["gold", "predicted", "rows"], rows, f"The commonest confusions of {len(names)} classes.")
+    shares = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).round(2)
+    cells = [list(zip(*pair, strict=True)) for pair in zip(counts.tolist(), shares.tolist(), strict=True)]
+    return {"kind": "matrix", "header": names, "rows": list(zip(names, cells, strict=True)), "caption": caption}
 
 
 def calibration(confidence: np.ndarray, is_right: np.ndarray, bins: int = 10) -> tuple[float, list[tuple]]:
@@ -289,18 +282,11 @@ def reliability(confidence: np.ndarray, is_right: np.ndarray) -> dict[str, Any]:
         x, y, n = zip(*bins, strict=True)
         axes.plot(x, y, color=A)
         axes.scatter(x, y, s=[8 + 250 * rows / len(confidence) for rows in n], color=A, alpha=0.7, linewidths=0)
-        axes.set(
-            xlabel="probability of the predicted class", ylabel="share that is right", xlim=(0, 1.03), ylim=(0, 1.03)
-        )
+        axes.set(xlabel="probability of the predicted class", ylabel="share that is right")
+        axes.set(xlim=(0, 1.03), ylim=(0, 1.03))
 
     gap = confidence.mean() - is_right.mean()
-    how = (
-        "too sure of itself"
-        if gap > 0.03
-        else "less sure than it might be"
-        if gap < -0.03
-        else "as sure as it is right"
-    )
+    how = "about as sure as it is right" if abs(gap) < 0.03 else "too sure" if gap > 0 else "less sure than it may be"
     return chart(
         draw,
         f"Reliability: on the dotted line 0.7 would mean 7 of 10. Expected calibration error {error:.3f}; mean "
@@ -330,13 +316,12 @@ def score_blocks(rows: list[dict]) -> list[dict[str, Any]]:
     spread = f"Residuals: mean {residuals.mean():.3f}, standard deviation {residuals.std():.3f}."
     worst = sorted(range(len(rows)), key=lambda i: -abs(residuals[i]))[:SHOWN]
     cases = [
-        {"note": f"gold {gold[i]:g}, predicted {predicted[i]:.2f} ({residuals[i]:+.2f})", "lines": text_lines(rows[i])}
-        for i in worst
+        (f"gold {gold[i]:g}, predicted {predicted[i]:.2f} ({residuals[i]:+.2f})", text_lines(rows[i])) for i in worst
     ]
     return [
         chart(scatter, f"Predicted against gold scores{sample}.", 3.2),
         chart(histogram, spread, 3.2),
-        {"kind": "cases", "caption": f"The {len(cases)} rows furthest off.", "cases": cases},
+        examples(f"The {len(cases)} rows furthest off.", cases),
     ]
 
 
@@ -359,24 +344,21 @@ def tag_blocks(rows: list[dict]) -> list[dict[str, Any]]:
     kinds = entity_errors(gold, predicted)
     cases = []
     for wrong, i in sorted(errors, key=lambda error: (-error[0], error[1]))[:SHOWN]:
-        if wrong:
-            row = rows[i]
-            lines = [
-                (name, tagged_parts(row["tokens"], row[key], at))
-                for name, key in (("gold", "ner_tags"), ("found", "predicted"))
-            ]
-            cases.append({"note": f"sentence {i + 1}: {wrong} entities differ", "lines": lines})
-    none = " None as a row: predicted where nothing is; as a column: not found."
+        row = rows[i]
+        lines = [
+            (name, tagged_parts(row["tokens"], row[key], at))
+            for name, key in (("gold", "ner_tags"), ("found", "predicted"))
+        ]
+        cases += [(f"sentence {i + 1}: {wrong} entities differ", lines)] * (wrong > 0)
+    caption = (
+        "Types: rows are gold, columns the entity that overlaps most. "
+        "None as a row: predicted where nothing is; as a column: not found."
+    )
     return [
         table(header, sorted(per_type, key=lambda row: row[3]), "Types, the worst first.", bar=3),
-        confusion(
-            [*types, "none"],
-            [*types, "none"],
-            counts,
-            "Types: rows are gold, columns the entity that overlaps most." + none,
-        ),
+        confusion([*at], counts, caption),
         table(["kind of error", "entities"], sorted(kinds.items(), key=lambda kind: -kind[1]), "Kinds of error."),
-        {"kind": "cases", "caption": f"The {len(cases)} sentences with most errors.", "cases": cases},
+        examples(f"The {len(cases)} sentences with most errors.", cases),
     ]
 
 
@@ -402,18 +384,15 @@ def answer_blocks(rows: list[dict], folder: Path, start: str, record: dict[str, 
 
     def answer_length(row: dict) -> str:
         words = np.median([len(text.split()) for text in row["answers"]]) if row["answers"] else 0
-        return ["none", "1 word", "2 words", "3 to 4", "5 to 8", "9 and more"][
-            int(np.searchsorted([0.5, 1.5, 2.5, 4.5, 8.5], words))
-        ]
+        return ANSWERS[int(np.searchsorted([0.5, 1.5, 2.5, 4.5, 8.5], words))]
 
     lengths = [len(row.get("context", "").split()) for row in rows]
     edges = np.unique(np.quantile(lengths, [0, 0.25, 0.5, 0.75, 1]).astype(int))
     spans = [f"{a + (a > edges[0])} to {b}" for a, b in pairwise(edges)] or [str(edges[0])]
     of_context = [spans[min(int(np.searchsorted(edges[1:], n)), len(spans) - 1)] for n in lengths]
-    order = ["none", "1 word", "2 words", "3 to 4", "5 to 8", "9 and more"]
     blocks = [
         grouped("question word", [word(row) for row in rows], scores),
-        grouped("answer", [answer_length(row) for row in rows], scores, order),
+        grouped("answer", [answer_length(row) for row in rows], scores, ANSWERS),
     ]
     if any(lengths):
         blocks.append(grouped("words of context", of_context, scores, spans))
@@ -426,16 +405,8 @@ def answer_blocks(rows: list[dict], folder: Path, start: str, record: dict[str, 
         answer = f"{row['predicted'] or 'no answer'} ({row['probability']:.2f})"
         note = shortened(f"gold: {golds}; predicted: {answer}; F1 {scores[i, 1]:.0f}")
         lines = [("", [(shortened(row["question"]), "", "")]), ("", answer_parts(row) if "context" in row else [])]
-        cases.append({"note": note, "lines": lines})
-    return [
-        *blocks,
-        {
-            "kind": "cases",
-            "caption": f"The {len(cases)} worst answers, the surest first.",
-            "cases": cases,
-            "marks": True,
-        },
-    ]
+        cases.append((note, lines))
+    return [*blocks, examples(f"The {len(cases)} worst answers, the surest first.", cases, marks=True)]
 
 
 def grouped(name: str, kinds: Sequence[str], scores: np.ndarray, order: Sequence[str] | None = None) -> dict[str, Any]:
@@ -543,39 +514,38 @@ def data_blocks(record: dict[str, Any]) -> list[dict[str, Any]]:
 # Scores beside others
 
 
-def trivial(rows: list[dict], split: str, metric: str, record: dict[str, Any]) -> tuple[str, float] | None:
+def row_score(rows: list[dict], metric: str, folder: Path, record: dict[str, Any]) -> RowScore | None:
+    """A score as a function of rows; None where it is not one that can be resampled."""
+    if len(record.get("data", {}).get("labels") or ()) <= CLASSES:
+        return row_scores(rows, str(folder), record).get(metric)
+    # A confusion matrix per row would not fit.
+    right = np.array([row["label"] == row["predicted"] for row in rows], float)
+    columns = np.stack([right, np.ones(len(rows))], axis=1)
+    return RowScore(columns, lambda s: s[..., 0] / s[..., 1]) if metric == "accuracy" else None
+
+
+def trivial(
+    rows: list[dict], split: str, metric: str, folder: Path, record: dict[str, Any]
+) -> tuple[str, float] | None:
     """What one must beat to have learned anything, and its score; None where train is unknown or there is none."""
     facts = record.get("data", {}).get("splits", {})
     if "ner_tags" in rows[0]:
         value = facts.get(split, {}).get("lookup_f1")
         return None if value is None or metric != "f1" else ("looking up the names of train", value)
-    if "answers" in rows[0]:
-        version_2 = any(not row["answers"] for row in rows)
-        column = 0 if metric == "exact_match" else 1
+    answers = {}
+    if "context" in rows[0]:
         usual = round(float(np.median([len(text.split()) for row in rows for text in row["answers"]] or [1])))
         answers = answer_baselines([row["question"] for row in rows], [row["context"] for row in rows], max(1, usual))
-        answers |= {"no answer": [""] * len(rows)} if version_2 else {}
-        means = {
-            name: 100
-            * float(
-                np.mean(
-                    [
-                        answer_scores(text, row["answers"], version_2)[column]
-                        for text, row in zip(texts, rows, strict=True)
-                    ]
-                )
-            )
-            for name, texts in answers.items()
-        }
-        return max(means.items(), key=lambda entry: entry[1])
-    classes = facts.get("train", {}).get("classes")
-    if not classes or "label" not in rows[0]:
-        return None
-    labels, commonest = record["data"]["labels"], max(classes, key=classes.get)
-    logits = np.zeros((len(rows), len(labels)))
-    logits[:, labels.index(commonest)] = 1
-    scores = label_scores(logits, [labels.index(row["label"]) for row in rows], labels)
-    return (f"always {commonest}", float(scores[metric])) if metric in scores else None
+        answers |= {"no answer": [""] * len(rows)} if any(not row["answers"] for row in rows) else {}
+    elif facts.get("train", {}).get("classes") and "label" in rows[0]:
+        commonest = max(facts["train"]["classes"], key=facts["train"]["classes"].get)
+        answers = {f"always {commonest}": [commonest] * len(rows)}
+    found = []
+    for name, texts in answers.items():
+        answered = [{**row, "predicted": text} for row, text in zip(rows, texts, strict=True)]
+        score = row_score(answered, metric, folder, record)
+        found += [(name, score.value)] if score else []
+    return max(found, key=lambda entry: entry[1], default=None)
 
 
 def published(record: dict[str, Any], split: str, metric: str) -> tuple[float, str] | None:
@@ -613,16 +583,13 @@ def page(folder: Path) -> dict[str, Any]:
     rows, start = read_rows(folder, "predictions.jsonl")
     tested = any(name.startswith("test_") for name in record["results"])
     split = start.rstrip("_") or ("test" if tested else "validation")
-    labels = record.get("data", {}).get("labels")
     best = headline(record, split if rows else None)
     tiles, said = [], []
     if best:
         metric = split_of(best[0])[1]
-        # Of many classes a confusion matrix per row would not fit.
-        is_small = rows and len(labels or ()) <= CLASSES
-        score = row_scores(rows, str(folder), record).get(metric) if is_small else None
+        score = row_score(rows, metric, folder, record) if rows else None
         note = f"{split}, {len(rows)} rows" if rows else split_of(best[0])[0]
-        base = trivial(rows, split, metric, record) if rows else None
+        base = trivial(rows, split, metric, folder, record) if rows else None
         if score is not None and len(rows) > 1 and abs(score.value - best[1]) < 1e-3:
             low, high = bootstrap_interval(score)
             note = f"95 % interval {number(low)} to {number(high)}; {note}"
@@ -653,7 +620,10 @@ def page(folder: Path) -> dict[str, Any]:
     elif "answers" in rows[0]:
         blocks = answer_blocks(rows, folder, start, record)
     else:
-        blocks = score_blocks(rows) if labels is None else label_blocks(rows, labels)
+        labels = record.get("data", {}).get("labels") or sorted(
+            {str(row[k]) for row in rows for k in ("label", "predicted")}
+        )
+        blocks = label_blocks(rows, labels) if isinstance(rows[0]["predicted"], str) else score_blocks(rows)
     curves = learning_curves(history, best and best[0])
     scores = [[*split_of(name), number(value)] for name, value in record["results"].items() if name.islower()]
     versions = ", ".join([record["started_at"], *(f"{name} {value}" for name, value in record["versions"].items())])
@@ -718,21 +688,14 @@ def write_index(root: Path) -> Path:
         folder = path.parent
         try:
             record = read_run(folder)
-        except InputError as error:
-            print(f"left out: {error}")
+            if not (folder / REPORT).exists():
+                write_report(folder)
+        except Exception as error:  # of one run, which must not hide the others
+            print(f"left out: {error if isinstance(error, InputError) else f'{folder}: {error}'}")
             continue
-        if not (folder / REPORT).exists():
-            write_report(folder)
         best, (_, losses) = headline(record), series(read_history(folder), "loss")
-        top, bottom = max(losses, default=0), min(losses, default=0)
-        curve = (
-            [
-                (100 * i / (len(losses) - 1), 22 - 20 * (v - bottom) / ((top - bottom) or 1))
-                for i, v in enumerate(losses)
-            ]
-            if len(losses) > 1
-            else []
-        )
+        low, high = min(losses, default=0), max(losses, default=0)
+        points = [(100 * i / len(losses), 22 - 20 * (x - low) / (high - low or 1)) for i, x in enumerate(losses)]
         arguments = record["arguments"]
         file = arguments.get("train_file") or arguments.get("validation_file") or arguments.get("test_file")
         runs.append(
@@ -746,7 +709,7 @@ def write_index(root: Path) -> Path:
                 "model": Path(arguments["model_name_or_path"]).name,
                 "seconds": record.get("seconds", {}).get("total", 0),
                 "when": record["started_at"],
-                "curve": " ".join(f"{x:.1f},{y:.1f}" for x, y in curve),
+                "curve": " ".join(f"{x:.1f},{y:.1f}" for x, y in points),
             }
         )
     if not runs:

@@ -220,6 +220,7 @@ def test_what_the_curves_say():
     assert report.advice([], None) == [] and report.advice(curve([float("nan")] * 9), "eval_accuracy") == []
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_stay_small(tmp_path):
     sizes = {"label": dict(text="long " * 200), "score": {}, "tag": {}, "answer": {}}
     for name, options in sizes.items():
