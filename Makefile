@@ -30,7 +30,7 @@ recipe = $(subst -,_,$*)
 offline = $(if $(filter 1,$(OFFLINE)),$(or $(offline_$(recipe)),$(error no bundled sample for $*: give its files in ARGS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart checkpoint test test-all glue compare torture bench doctor lint clean
+.PHONY: help setup quickstart checkpoint test test-all glue compare report reports torture bench doctor lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):.*## /\1\t/' | expand -t 18
@@ -73,6 +73,12 @@ glue: setup ## the GLUE benchmark: make glue MODEL=... TASKS="mrpc rte" SEEDS=5,
 
 compare: setup ## which of two runs is better, and could it be chance: make compare A=runs/x B=runs/y
 	@$(PY) -m common.compare "$(A)" "$(B)"
+
+report: setup ## draw the page of a finished run anew: make report RUN=runs/ner
+	@$(PY) -m common.report $(if $(RUN),"$(RUN)",$(error name a run: make report RUN=runs/ner))
+
+reports: setup ## runs/index.html: a table of all runs, sortable, with their pages
+	@$(PY) -m common.report --index "$(or $(RUNS),runs)"
 
 torture: setup ## kill runs at random moments and resume them: 20 rounds of each recipe; ARGS="--rounds 3 --recipes ner"
 	$(PY) -m tests.torture $(ARGS)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, run_as_command
-from common.report import table
 from common.statistics import (
     RowScore,
     answer_row_scores,
@@ -20,6 +19,7 @@ from common.statistics import (
     mcnemar,
     number_row_scores,
 )
+from common.tables import table
 
 LABEL_SCORES = ("accuracy", "f1", "macro_f1", "matthews_correlation")
 INPUTS = ("text", "text_pair", "tokens", "question", "id", "label", "ner_tags", "answers")
@@ -53,8 +53,10 @@ def row_scores(rows: list[dict[str, Any]], folder: str, record: dict[str, Any]) 
     if not isinstance(rows[0]["predicted"], str):
         return number_row_scores(rows)
     reported = {re.sub(r"^(eval|test)_((mis)?matched_)?", "", name) for name in record["results"]}
-    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    label_list = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
+    label_list = record.get("data", {}).get("labels")
+    if label_list is None:  # of a run that was made before these were kept
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        label_list = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
     names = [name for name in LABEL_SCORES if name in reported]
     return label_row_scores(rows, label_list, names)
 

@@ -258,9 +258,9 @@ def answer_files(
     rows = []
     for row, answer, candidates in zip(dataset, answers, n_best, strict=True):
         of = next((c for c in candidates if c["text"] == answer), {"start": None, "end": None, "probability": 0.0})
-        gold = {} if row["answers"] is None else {"answers": row["answers"]}
+        gold = {} if row["answers"] is None else {name: row[name] for name in ("answers", "answer_starts")}
         place = {name: of[name] for name in ("start", "end", "probability")}
-        rows.append({name: row[name] for name in ("id", "question")} | gold | {"predicted": answer} | place)
+        rows.append({name: row[name] for name in ("id", "question", "context")} | gold | {"predicted": answer} | place)
     files: dict[str, Any] = {
         "predictions.jsonl": (rows, partial(json.dumps, ensure_ascii=False)),
         "predictions.json": ([dict(zip(ids, answers, strict=True))], partial(json.dumps, indent=1, ensure_ascii=False)),

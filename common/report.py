@@ -1,287 +1,734 @@
-"""What a run shows on the terminal: tables of scores and errors, and what to do next."""
+"""A finished run as one page, report.html in its folder; and all runs as one table, runs/index.html.
 
+python -m common.report runs/ner         the page of a run, or of several
+python -m common.report --index runs     the table, and the pages that are missing
+"""
+
+import argparse
+import io
+import json
 import logging
-from collections import Counter
-from collections.abc import Sequence
+import re
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.metrics import (
-    answer_baselines,
-    answer_scores,
-    chosen_answers,
-    entity_errors,
-    entity_lookup,
-    entity_scores,
-    label_scores,
-)
-from common.splits import column, columns
+from common.compare import row_scores
+from common.errors import InputError, OneLineParser, run_as_command
+from common.metrics import answer_baselines, answer_scores, entity_errors, entity_scores
+from common.model_card import split_of
+from common.statistics import RowScore, bootstrap_interval
 from common.tags import entities
 
 log = logging.getLogger("recipes")
+REPORT = "report.html"
+SHOWN = 20  # examples in a list
+NAME = 24  # characters of a class's name in a table
+LONGEST = 700  # characters, or words, of a text that is shown
+CLASSES = 20  # with more a confusion matrix is no longer read, and its commonest cells are listed
+POINTS = 1500  # in a scatter plot
+BASELINES = Path(__file__).parent.parent / "recipes" / "baselines.json"
+QUESTION_WORDS = ("what", "who", "when", "where", "which", "why", "how", "whose", "whom")
+ANSWERS = ["none", "1 word", "2 words", "3 to 4", "5 to 8", "9 and more"]
+# Colours of matplotlib's output -> the page's, which differ between light and dark.
+COLOURS = {"#000001": "currentColor", "#000002": "var(--a)", "#000003": "var(--b)", "#000004": "var(--line)"}
+INK, A, B, LINE = COLOURS
+
+# Reading a run
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Columns aligned for a terminal: the first to the left, the others to the right, fractions with four digits.
+def read_run(folder: Path) -> dict[str, Any]:
+    """The record of a finished run.
 
-    >>> print(table(["type", "f1"], [["LOC", 0.5], ["PER", 1.0]]))
-    type      f1
-    LOC   0.5000
-    PER   1.0000
+    Raises:
+        InputError: there is none.
     """
-    cells = [[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = (
-        "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in cells
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: holds no run ({error}); name the --output_dir of one") from None
+    if record["status"] != "finished":
+        raise InputError(f"{folder}: its run is not finished; repeat its command")
+    return record
 
 
-def entity_table(scores: dict) -> str:
-    """Scores of `EntityScores` as a table, a row per type and one for all."""
-    rows = {**scores["types"], "all": scores}
-    columns = ("precision", "recall", "f1", "support")
-    return table(["type", *columns], [[name, *(row[c] for c in columns)] for name, row in rows.items()])
+def read_rows(folder: Path, name: str) -> tuple[list[dict[str, Any]], str]:
+    """The predictions to look at, and the start of their files' names: those of the last split where it has gold
+    answers, else of validation."""
+    for start in ("", "validation_", "validation_mismatched_"):
+        path = folder / f"{start}{name}"
+        if path.exists():
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+            if rows and any(rows[0].get(key) is not None for key in ("label", "ner_tags", "answers")):
+                return rows, start
+    return [], ""
 
 
-def show_entities(split: str, datasets: Any, predicted: list[list[str]]) -> None:
-    """Scores per type, the kinds of error, and what a dictionary of the training names alone would score."""
-    gold = datasets[split]["ner_tags"][:]
-    if gold[0] is None:
-        return
-    scores = entity_scores(gold, predicted)
-    log.info("\n%s (%d sentences)\n%s", split, len(gold), entity_table(scores))
-    log.info("Errors: %s.", ", ".join(f"{count} {kind}" for kind, count in entity_errors(gold, predicted).items()))
-    if "train" in datasets:
-        train = datasets["train"]
-        baseline = entity_lookup(column(train, "tokens"), column(train, "ner_tags"), column(datasets[split], "tokens"))
-        log.info(
-            "F1 %.4f; looking up the names of train (trivial baseline): %.4f.",
-            scores["f1"],
-            entity_scores(gold, baseline)["f1"],
-        )
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """What the Trainer logged: a dictionary per event, with its `step`."""
+    path = folder / "trainer_state.json"
+    return json.loads(path.read_text(encoding="utf-8"))["log_history"] if path.exists() else []
 
 
-def show_tagged_data(datasets: Any, features: Any) -> None:
-    """What the run is about to read: sizes, entities per type, lengths, windows, words without pieces, repetitions."""
-    rows = []
-    # Hashes instead of texts, here and below: memory does not grow with the file.
-    hashes = {split: [hash(tuple(t)) for t in column(dataset, "tokens")] for split, dataset in datasets.items()}
-    train = set(hashes.get("train", ()))
-    for split, dataset in datasets.items():
-        words = sum(map(len, column(dataset, "tokens")))
-        windows = Counter(column(features[split], "sentence"))
-        pieces: Counter = Counter()
-        read = 0
-        for sentence, length, word_ids in columns(features[split], "sentence", "length", "word_ids"):
-            pieces[sentence] += length
-            read += sum(word >= 0 for word in word_ids)
-        repeated = sum(text in train for text in hashes[split]) if split != "train" else "-"
-        types = Counter(e[0] for tags in column(dataset, "ner_tags") if tags for e in entities(tags))
-        lengths = list(pieces.values()) or [0]
-        rows.append(
-            [
-                split,
-                len(dataset),
-                words,
-                f"{np.mean(lengths):.1f}",
-                int(np.percentile(lengths, 99)),
-                sum(windows.values()),
-                sum(count > 1 for count in windows.values()),
-                words - read,
-                repeated,
-            ]
-        )
-        total = max(1, types.total())
-        log.info("%s: %s.", split, ", ".join(f"{n} {t} ({n / total:.0%})" for t, n in types.most_common()) or "no tags")
-    header = ["", "sentences", "words", "pieces", "99 %", "windows", "windowed", "no piece", "in train"]
-    log.info(
-        "%s\npieces: word pieces in a sentence, mean and 99th percentile. windowed: sentences in several windows. "
-        "no piece: words that\nthe tokenizer drops, tagged O. in train: sentences that also stand in train.",
-        table(header, rows),
-    )
-    for row in rows:
-        if isinstance(row[-1], int) and row[-1] > 0.1 * row[1]:
-            log.warning(
-                "Warning: %d of %d sentences of %s also stand in train; its score flatters.", row[-1], row[1], row[0]
-            )
+def headline(record: dict[str, Any], split: str | None = None) -> tuple[str, float] | None:
+    """The score that the run is judged by, with its name in `all_results.json`: `metric_for_best_model` where that is
+    one, else the first; of `split`, else of test, else of validation."""
+    best = str(record["arguments"].get("metric_for_best_model")).removeprefix("eval_")
+    scores = [(key, *split_of(key), value) for key, value in record["results"].items() if key.islower()]
+    for wanted in [split] if split else ["test", "validation", "validation_mismatched"]:
+        found = [(key, name, value) for key, where, name, value in scores if where == wanted and name != "loss"]
+        if found:
+            key, _, value = next((entry for entry in found if entry[1] == best), found[0])
+            return key, value
+    return None
 
 
-def show_labelled_data(datasets: Any, features: Any, label_list: Sequence[str] | None) -> None:
-    """What the run is about to read: classes and their shares, lengths, rows cut, rows that repeat."""
-    rows = []
-    hashes = {
-        split: [hash(texts) for texts in columns(dataset, "text", "text_pair")] for split, dataset in datasets.items()
+def series(history: Sequence[dict], key: str) -> tuple[list[float], list[float]]:
+    """Steps and values of what was logged under `key`, numbers alone.
+
+    >>> series([{"step": 1, "loss": 2.0}, {"step": 1, "eval_loss": 1.0}, {"step": 2, "loss": float("nan")}], "loss")
+    ([1], [2.0])
+    """
+    points = [(row["step"], row[key]) for row in history if key in row and np.isfinite(row[key])]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+# Drawing
+
+
+def chart(draw: Callable[[Any], Any], caption: str, height: float = 2.5) -> dict[str, Any]:
+    """A figure block: what `draw` puts on the axes, as SVG in the page's own font and colours."""
+    import matplotlib
+    from markupsafe import Markup, escape
+    from matplotlib.figure import Figure
+
+    style: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False}
+    style |= {
+        "axes.formatter.useoffset": False,
+        "font.size": 9,
+        "axes.grid": True,
+        "grid.color": LINE,
+        "lines.linewidth": 1.6,
+        "legend.frameon": False,
     }
-    train = set(hashes.get("train", ()))
-    for split, dataset in datasets.items():
-        counts = Counter(label for label in column(dataset, "label") if label is not None)
-        if counts and label_list is not None:
-            shares = ", ".join(f"{name} {counts[name]} ({counts[name] / counts.total():.0%})" for name in label_list)
-            log.info("%s: %s.", split, shares)
-        whole, kept = (np.array(features[split][name][:]) for name in ("whole_length", "length"))
-        texts = hashes[split]
-        repeated = sum(text in train for text in texts) if split != "train" else "-"
-        cut = int((whole > kept).sum())
-        row = [
-            split,
-            len(dataset),
-            f"{whole.mean():.1f}",
-            int(np.percentile(whole, 99)),
-            cut,
-            f"{cut / len(dataset):.1%}",
-            f"{max(counts.values()) / counts.total():.1%}" if counts and label_list is not None else "-",
-        ]
-        rows.append([*row, len(texts) - len(set(texts)), repeated])
-        if cut > 0.05 * len(dataset):
-            log.warning("Warning: %d rows of %s are cut; a longer --max_seq_length reads them whole.", cut, split)
-        if isinstance(repeated, int) and repeated > 0.02 * len(dataset):
-            log.warning(
-                "Warning: %d of %d rows of %s also stand in train; its score flatters.", repeated, len(dataset), split
-            )
-    header = ["", "rows", "pieces", "99 %", "cut", "share", "commonest", "duplicates", "in train"]
-    log.info(
-        "%s\npieces: word pieces in a row, mean and 99th percentile. cut: rows longer than --max_seq_length.\n"
-        "commonest: share of the commonest class, the accuracy of always answering it.",
-        table(header, rows),
-    )
+    style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": matplotlib.cycler(color=[A, B])}
+    style |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
+    file = io.StringIO()
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(4.6, height))
+        figure.subplots_adjust(left=0.14, right=0.98, bottom=0.45 / height, top=0.92)
+        draw(figure.add_subplot())
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    svg = " ".join(file.getvalue().partition("<svg")[2].split())
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->| xmlns(:xlink)?=\"[^\"]*\"", "", svg)
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", re.sub(r'font: ([\d.]+)px [^;"]*', r"font-size: \1px", svg))
+    # Ids must differ from those of the page's other figures; most are never referred to.
+    used, salt = set(re.findall(r'(?:url\(|href=")#([\w-]+)', svg)), f"f{zlib.crc32(caption.encode()):x}-"
+    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{salt}{m[1]}"' if m[1] in used else "", svg)
+    svg = re.sub(r'(url\(|href=")#', rf"\1#{salt}", svg)
+    for ours, page in COLOURS.items():
+        svg = svg.replace(ours, page)
+    label = escape(caption)
+    return {"kind": "figure", "svg": Markup(f'<svg role="img" aria-label="{label}"{svg}'), "caption": caption}
 
 
-def show_labels(
-    split: str, datasets: Any, logits: Any, label_list: Sequence[str] | None, metrics: Sequence[str]
-) -> None:
-    """Scores per class, and beside the score what always answering the commonest label of train would score."""
-    if datasets[split][0]["label"] is None:
-        return
-    gold = datasets[split]["label"][:]
-    if label_list is None:
-        scores = label_scores(logits, [float(label) for label in gold], None)
-        log.info("\n%s (%d rows): %s", split, len(gold), ", ".join(f"{name} {scores[name]:.4f}" for name in metrics))
-        return
-    ids = [label_list.index(label) for label in gold]
-    scores = label_scores(logits, ids, label_list)
-    columns = ("precision", "recall", "f1")
-    rows = [[label_list[i], *(row[c] for c in columns), int(row["support"])] for i, row in scores["classes"].items()]
-    log.info("\n%s (%d rows)\n%s", split, len(gold), table(["class", *columns, "support"], rows))
-    log.info("%s: %s.", split, ", ".join(f"{name} {scores[name]:.4f}" for name in metrics))
-    if "train" in datasets:
-        commonest = Counter(column(datasets["train"], "label")).most_common(1)[0][0]
-        always = np.zeros_like(logits)
-        always[:, label_list.index(commonest)] = 1
-        baseline = label_scores(always, ids, label_list)
-        figures = ", ".join(f"{name} {baseline[name]:.4f}" for name in metrics)
-        log.info("Always answering %s (trivial baseline): %s.", commonest, figures)
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, bar: int | None = None, of: int = 1
+) -> dict:
+    """A table block; numbers of column `bar`, shares `of` 1 or of 100, are also drawn as bars."""
+
+    def cell(value: Any, i: int) -> tuple[str, str]:
+        text = f"{value:.{3 if of == 1 else 1}f}" if isinstance(value, float) else str(value)
+        return text, f"{100 * value / of:.0f}" if i == bar else ""
+
+    cells = [[cell(value, i) for i, value in enumerate(row)] for row in rows]
+    return {"kind": "table", "header": header, "rows": cells, "caption": caption}
 
 
-def show_question_data(datasets: Any, features: Any) -> None:
-    """What the run is about to read: questions, contexts, lengths, windows, what was cut or lies outside, overlap."""
-    rows = []
-    hashes = {split: list(map(hash, column(dataset, "context"))) for split, dataset in datasets.items()}
-    train = set(hashes.get("train", ()))
-    for split, dataset in datasets.items():
-        windows = Counter(column(features[split], "row"))
-        lengths = features[split]["length"][:]
-        is_answered = list(map(bool, column(dataset, "answers")))
-        # Windows without an answer point at one position twice, and so does an answer of one piece; [CLS] comes first.
-        unanswerable = outside = "-"
-        if "labels" in features[split].column_names:
-            held = {row for row, labels in columns(features[split], "row", "labels") if labels[1] > 0}
-            unanswerable = is_answered.count(False)
-            outside = sum(answered and i not in held for i, answered in enumerate(is_answered))
-        cut = {row for row, is_cut in columns(features[split], "row", "question_cut") if is_cut}
-        rows.append(
-            [
-                split,
-                len(dataset),
-                len(set(hashes[split])),
-                unanswerable,
-                f"{np.mean(lengths):.1f}",
-                len(lengths),
-                sum(count > 1 for count in windows.values()),
-                len(cut),
-                outside,
-                sum(context in train for context in hashes[split]) if split != "train" else "-",
-            ]
+def say(text: str) -> dict[str, Any]:
+    return {"kind": "text", "text": text}
+
+
+def examples(caption: str, cases: Sequence[tuple[str, list]], marks: bool = False) -> dict[str, Any]:
+    """A list block; of each example a note and its lines, which are (label, [(text, class of its mark, type)])."""
+    return {"kind": "cases", "caption": caption, "cases": cases, "marks": marks}
+
+
+def shortened(text: str, limit: int = LONGEST) -> str:
+    return text if len(text) <= limit else text[:limit] + " …"
+
+
+def learning_curves(history: Sequence[dict], score: str | None) -> list[dict[str, Any]]:
+    """Charts of loss, of the score on validation, and of the learning rate, over steps."""
+    score = re.sub("^test_", "eval_", score or "")
+    lines = [
+        ("Loss", {"loss": "training", "eval_loss": "validation"}),
+        (f"Validation: {score.removeprefix('eval_').replace('_', ' ')}", {score: ""}),
+        ("Learning rate", {"learning_rate": ""}),
+    ]
+    blocks = []
+    for caption, named in lines:
+        found = {label: series(history, key) for key, label in named.items() if series(history, key)[0]}
+        if not found:
+            continue
+
+        def draw(axes: Any, found: dict = found) -> None:
+            for label, (steps, values) in found.items():
+                axes.plot(steps, values, label=label, marker="." if len(steps) < 30 else "")
+            axes.set_xlabel("step")
+            if len(found) > 1:
+                axes.legend()
+
+        blocks.append(chart(draw, caption))
+    return blocks
+
+
+def advice(history: Sequence[dict], score: str | None) -> list[str]:
+    """What the curves say in plain sentences: over-fitting, no learning, a run that ended too early.
+
+    >>> advice([{"step": s, "loss": 0.7} for s in range(10)], None)[0][:43]
+    'The training loss hardly moved (0.7 to 0.7)'
+    """
+    said = []
+    _, losses = series(history, "loss")
+    part = max(1, len(losses) // 5)
+    first, last = float(np.mean(losses[:part] or 0)), float(np.mean(losses[-part:] or 0))
+    if len(losses) >= 4 and last > 0.97 * first:
+        said.append(
+            f"The training loss hardly moved ({first:.3g} to {last:.3g}): try three times the learning rate or a third "
+            "of it, train longer, and look whether the labels belong to their rows."
         )
-        if cut:
-            log.warning(
-                "Warning: %d questions of %s are cut, for a window would leave their context too little room.",
-                len(cut),
-                split,
-            )
-        if isinstance(outside, int) and outside:
-            log.warning("Warning: the answers of %d questions of %s lie in no window whole.", outside, split)
-        if isinstance(rows[-1][-1], int) and rows[-1][-1] > 0.02 * len(dataset):
-            log.warning(
-                "Warning: %d questions of %s are about contexts of train; its score flatters.", rows[-1][-1], split
-            )
-    header = ["", "questions", "contexts", "no answer", "pieces", "windows", "windowed", "cut", "outside", "in train"]
-    log.info(
-        "%s\npieces: word pieces in a window, mean. windowed: questions with several windows. cut: those that are.\n"
-        "outside: questions whose answer no window holds whole. in train: questions whose context stands in train.",
-        table(header, rows),
+    at, validation = series(history, "eval_loss")
+    if len(validation) > 1 and validation[-1] > 1.02 * min(validation) and last < first:
+        lowest = at[int(np.argmin(validation))]
+        said.append(
+            f"Validation loss was lowest at step {lowest} ({min(validation):.3g}) and is {validation[-1]:.3g} at the "
+            "end, while training loss went on falling: the model learns its rows by heart. Fewer epochs, "
+            "--early_stopping_patience, or more data."
+        )
+    at, values = series(history, re.sub("^test_", "eval_", score or ""))
+    if len(values) > 1 and values[-1] > max(values[:-1]):
+        said.append(f"The best score on validation was the last (step {at[-1]}): train longer.")
+    return said
+
+
+# What a page says of each task
+
+
+def label_blocks(rows: list[dict], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Confusion matrix, scores per class, reliability, and the most confident mistakes."""
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    gold, found = ([row[key] for row in rows] for key in ("label", "predicted"))
+    names = [shortened(label, NAME) for label in labels]
+    counts = confusion_matrix(gold, found, labels=labels)
+    scores = precision_recall_fscore_support(gold, found, labels=labels, zero_division=0)
+    per_class = zip(names, *(column.tolist() for column in (*scores, counts.sum(0))), strict=True)
+    header = ["class", "precision", "recall", "F1", "gold", "found"]
+    blocks = [confusion(names, counts, "Confusions: rows are gold, columns predicted.")]
+    blocks.append(table(header, sorted(per_class, key=lambda row: row[3]), "Classes, the worst first.", bar=3))
+    confidence = np.array([row["probability"] for row in rows])
+    is_right = np.array([row["label"] == row["predicted"] for row in rows])
+    blocks.append(reliability(confidence, is_right))
+    wrong = sorted((row for row in rows if row["label"] != row["predicted"]), key=lambda row: -row["probability"])
+    cases = [
+        (f"gold {row['label']}, predicted {row['predicted']} ({row['probability']:.2f})", text_lines(row))
+        for row in wrong[:SHOWN]
+    ]
+    return [*blocks, examples(f"The {len(cases)} most confident of {len(wrong)} mistakes.", cases)]
+
+
+def text_lines(row: dict[str, Any]) -> list[tuple]:
+    return [("", [(shortened(row[name]), "", "")]) for name in ("text", "text_pair") if name in row]
+
+
+def confusion(names: Sequence[str], counts: np.ndarray, caption: str) -> dict[str, Any]:
+    """A matrix whose shade is the share of its row; of many classes the commonest confusions."""
+    if len(names) > CLASSES:
+        cells = sorted(((n, i, j) for (i, j), n in np.ndenumerate(counts) if i != j and n), reverse=True)[:SHOWN]
+        rows = [[names[i], names[j], n] for n, i, j in cells]
+        return table(["gold", "predicted", "rows"], rows, f"The commonest confusions of {len(names)} classes.")
+    shares = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).round(2)
+    cells = [list(zip(*pair, strict=True)) for pair in zip(counts.tolist(), shares.tolist(), strict=True)]
+    return {"kind": "matrix", "header": names, "rows": list(zip(names, cells, strict=True)), "caption": caption}
+
+
+def calibration(confidence: np.ndarray, is_right: np.ndarray, bins: int = 10) -> tuple[float, list[tuple]]:
+    """Expected calibration error (Guo et al. 2017, section 2): the mean over rows of how far accuracy and confidence
+    lie apart in each of the equally wide bins; and confidence, accuracy and rows of each bin that has any.
+
+    >>> import numpy as np
+    >>> calibration(np.array([0.9, 0.9, 0.6, 0.6]), np.array([True, True, True, False]))[0]
+    0.1
+    """
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    found = [
+        (float(confidence[bin_of == i].mean()), float(is_right[bin_of == i].mean()), int((bin_of == i).sum()))
+        for i in np.unique(bin_of)
+    ]
+    return round(sum(n * abs(c - a) for c, a, n in found) / len(confidence), 6), found
+
+
+def reliability(confidence: np.ndarray, is_right: np.ndarray) -> dict[str, Any]:
+    error, bins = calibration(confidence, is_right)
+
+    def draw(axes: Any) -> None:
+        axes.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1)
+        x, y, n = zip(*bins, strict=True)
+        axes.plot(x, y, color=A)
+        axes.scatter(x, y, s=[8 + 250 * rows / len(confidence) for rows in n], color=A, alpha=0.7, linewidths=0)
+        axes.set(xlabel="probability of the predicted class", ylabel="share that is right")
+        axes.set(xlim=(0, 1.03), ylim=(0, 1.03))
+
+    gap = confidence.mean() - is_right.mean()
+    how = "about as sure as it is right" if abs(gap) < 0.03 else "too sure" if gap > 0 else "less sure than it may be"
+    return chart(
+        draw,
+        f"Reliability: on the dotted line 0.7 would mean 7 of 10. Expected calibration error {error:.3f}; mean "
+        f"probability {confidence.mean():.3f}, accuracy {is_right.mean():.3f}: the model is {how}. "
+        "A dot's area is its share of rows.",
+        height=3.2,
     )
 
 
-def show_answers(split: str, dataset: Any, found: list[dict], scores: dict[str, float], version_2: bool) -> None:
-    """Scores, overall and by the question's first word, and what two trivial ways of answering would score."""
-    golds = dataset["answers"][:]
-    words = [(question.split() or [""])[0].lower() for question in column(dataset, "question")]
-    kinds = ["all", *(word for word, _ in Counter(words).most_common(8))]
-    answers = chosen_answers(found, 0.0 if version_2 else None)
-    each = [answer_scores(text, gold, version_2) for text, gold in zip(answers, golds, strict=True)]
-    rows = []
-    for kind in kinds:
-        of_kind = [score for score, word in zip(each, words, strict=True) if kind in ("all", word)]
-        rows.append([kind, *(100 * float(np.mean(column)) for column in zip(*of_kind, strict=True)), len(of_kind)])
-    log.info("\n%s (%d questions)\n%s", split, len(golds), table(["first word", "exact match", "f1", "support"], rows))
-    log.info("%s: %s.", split, ", ".join(f"{name} {score:.2f}" for name, score in scores.items()))
-    usual = round(float(np.median([len(text.split()) for gold in golds for text in gold] or [1])))
-    baselines = answer_baselines(dataset["question"][:], dataset["context"][:], max(1, usual))
-    for name, texts in baselines.items():
-        baseline = [answer_scores(text, gold, version_2) for text, gold in zip(texts, golds, strict=True)]
-        exact, f1 = (100 * float(np.mean(column)) for column in zip(*baseline, strict=True))
-        log.info("Trivial baseline, %s: exact match %.2f, f1 %.2f.", name, exact, f1)
+def score_blocks(rows: list[dict]) -> list[dict[str, Any]]:
+    """Scatter of predicted against gold scores, residuals, and the rows that are furthest off."""
+    gold, predicted = (np.array([float(row[key]) for row in rows]) for key in ("label", "predicted"))
+    residuals = predicted - gold
+    shown = np.random.default_rng(0).permutation(len(rows))[:POINTS]
+
+    def scatter(axes: Any) -> None:
+        ends = [min(gold.min(), predicted.min()), max(gold.max(), predicted.max())]
+        axes.plot(ends, ends, color=INK, linestyle=":", linewidth=1)
+        axes.scatter(gold[shown], predicted[shown], s=9, color=A, alpha=0.4, linewidths=0)
+        axes.set(xlabel="gold", ylabel="predicted")
+
+    def histogram(axes: Any) -> None:
+        axes.hist(residuals, bins=30, color=A)
+        axes.set(xlabel="predicted less gold", ylabel="rows")
+
+    sample = f" ({POINTS} of {len(rows)} rows)" if len(rows) > POINTS else ""
+    spread = f"Residuals: mean {residuals.mean():.3f}, standard deviation {residuals.std():.3f}."
+    worst = sorted(range(len(rows)), key=lambda i: -abs(residuals[i]))[:SHOWN]
+    cases = [
+        (f"gold {gold[i]:g}, predicted {predicted[i]:.2f} ({residuals[i]:+.2f})", text_lines(rows[i])) for i in worst
+    ]
+    return [
+        chart(scatter, f"Predicted against gold scores{sample}.", 3.2),
+        chart(histogram, spread, 3.2),
+        examples(f"The {len(cases)} rows furthest off.", cases),
+    ]
 
 
-# How to use a model, by the ending of its class. transformers 5 has no pipeline for question answering.
-USAGE = {
-    "ForTokenClassification": """from transformers import pipeline
-
-tag = pipeline("token-classification", model="{folder}", aggregation_strategy="first")
-tag("Ada Lovelace worked in London.")""",
-    "ForSequenceClassification": """from transformers import pipeline
-
-classify = pipeline("text-classification", model="{folder}", truncation=True)
-classify({texts})""",
-    "ForQuestionAnswering": """import torch
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
-model = AutoModelForQuestionAnswering.from_pretrained("{folder}")
-question, context = "Who wrote it?", "Mary Shelley wrote the novel in 1816."
-
-inputs = tokenizer(question, context, return_tensors="pt")
-outputs = model(**inputs)
-start, end = outputs.start_logits.argmax(), outputs.end_logits.argmax()
-print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))""",
-}
-
-
-def model_card(folder: str, record: dict[str, Any], config: Any, results: dict[str, float]) -> str:
-    """The README.md of a run: what was trained from what, by which command, its scores, and how to use it."""
-    base = record["arguments"]["model_name_or_path"]
-    ending = next((e for e in USAGE if (config.architectures or [""])[0].endswith(e)), None)
-    pair = getattr(config, "texts_per_row", 1) == 2
-    texts = '{"text": "One text.", "text_pair": "Another."}' if pair else '"One text."'
-    overall = {name: score for name, score in results.items() if name.islower()}
-    scores = table(["score", "value"], [[name, float(score)] for name, score in overall.items()])
-    usage = USAGE[ending].replace("{folder}", folder).replace("{texts}", texts) if ending else ""
-    local = f"\nWith the windows of the evaluation: `python -m recipes.predict --model {folder} --help`.\n"
-    return (
-        f"---\nbase_model: {base}\nlibrary_name: transformers\n---\n\n# {Path(folder).name}\n\n"
-        f"`{base}`, fine-tuned by `{record['command']}`.\n\n```\n{scores}\n```\n\n```python\n{usage}\n```\n{local}"
+def tag_blocks(rows: list[dict]) -> list[dict[str, Any]]:
+    """Scores per type, confusions between types, kinds of error, and the sentences with most errors."""
+    gold, predicted = ([row[key] for row in rows] for key in ("ner_tags", "predicted"))
+    scores = entity_scores(gold, predicted)
+    types = sorted({*scores["types"], *(e[0] for tags in predicted for e in entities(tags))})
+    at = {name: i for i, name in enumerate([*types, "none"])}
+    counts, errors = np.zeros((len(at), len(at)), int), []
+    for row, (of_gold, of_predicted) in enumerate(zip(map(entities, gold), map(entities, predicted), strict=True)):
+        for name, start, end in of_gold:
+            touching = [(min(end, e[2]) - max(start, e[1]), e[0]) for e in of_predicted if e[1] < end and e[2] > start]
+            counts[at[name], at[max(touching)[1] if touching else "none"]] += 1
+        for name, start, end in of_predicted:
+            counts[at["none"], at[name]] += not any(e[1] < end and e[2] > start for e in of_gold)
+        errors.append((len(set(of_gold) ^ set(of_predicted)), row))
+    header = ["type", "precision", "recall", "F1", "entities"]
+    per_type = [[n, *(s[c] for c in ("precision", "recall", "f1", "support"))] for n, s in scores["types"].items()]
+    kinds = entity_errors(gold, predicted)
+    cases = []
+    for wrong, i in sorted(errors, key=lambda error: (-error[0], error[1]))[:SHOWN]:
+        row = rows[i]
+        lines = [
+            (name, tagged_parts(row["tokens"], row[key], at))
+            for name, key in (("gold", "ner_tags"), ("found", "predicted"))
+        ]
+        cases += [(f"sentence {i + 1}: {wrong} entities differ", lines)] * (wrong > 0)
+    caption = (
+        "Types: rows are gold, columns the entity that overlaps most. "
+        "None as a row: predicted where nothing is; as a column: not found."
     )
+    return [
+        table(header, sorted(per_type, key=lambda row: row[3]), "Types, the worst first.", bar=3),
+        confusion([*at], counts, caption),
+        table(["kind of error", "entities"], sorted(kinds.items(), key=lambda kind: -kind[1]), "Kinds of error."),
+        examples(f"The {len(cases)} sentences with most errors.", cases),
+    ]
+
+
+def tagged_parts(words: Sequence[str], tags: Sequence[str], colour_of: dict[str, int]) -> list[tuple[str, str, str]]:
+    """A sentence as (text, class, type), a part for each entity and for what lies between."""
+    parts, done = [], 0
+    limit = min(len(words), LONGEST // 4)
+    for name, start, end in [*(e for e in entities(tags) if e[2] <= limit), ("", limit, limit)]:
+        parts.append((" ".join(words[done:start]) + " ", "", ""))
+        parts.append((" ".join(words[start:end]), f"t{colour_of[name] % 6}" if name else "", name))
+        parts.append((" ", "", ""))
+        done = end
+    return [*parts, (" …", "", "")] if limit < len(words) else parts
+
+
+def answer_blocks(rows: list[dict], folder: Path, start: str, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Scores by question word and by lengths, the null threshold, and the worst answers in their contexts."""
+    version_2 = any(not row["answers"] for row in rows)
+    scores = 100 * np.array([answer_scores(row["predicted"], row["answers"], version_2) for row in rows])
+
+    def word(row: dict) -> str:
+        return next((w for w in re.findall(r"\w+", row["question"].lower()) if w in QUESTION_WORDS), "other")
+
+    def answer_length(row: dict) -> str:
+        words = np.median([len(text.split()) for text in row["answers"]]) if row["answers"] else 0
+        return ANSWERS[int(np.searchsorted([0.5, 1.5, 2.5, 4.5, 8.5], words))]
+
+    lengths = [len(row.get("context", "").split()) for row in rows]
+    edges = np.unique(np.quantile(lengths, [0, 0.25, 0.5, 0.75, 1]).astype(int))
+    spans = [f"{a + (a > edges[0])} to {b}" for a, b in pairwise(edges)] or [str(edges[0])]
+    of_context = [spans[min(int(np.searchsorted(edges[1:], n)), len(spans) - 1)] for n in lengths]
+    blocks = [
+        grouped("question word", [word(row) for row in rows], scores),
+        grouped("answer", [answer_length(row) for row in rows], scores, ANSWERS),
+    ]
+    if any(lengths):
+        blocks.append(grouped("words of context", of_context, scores, spans))
+    if version_2 and (folder / f"{start}nbest_predictions.json").exists():
+        blocks.append(null_threshold(rows, folder, start, record))
+    worst = sorted(range(len(rows)), key=lambda i: (scores[i, 1], -rows[i]["probability"]))
+    cases = []
+    for i in [i for i in worst if scores[i, 0] < 100][:SHOWN]:
+        row, golds = rows[i], " | ".join(dict.fromkeys(rows[i]["answers"])) or "no answer"
+        answer = f"{row['predicted'] or 'no answer'} ({row['probability']:.2f})"
+        note = shortened(f"gold: {golds}; predicted: {answer}; F1 {scores[i, 1]:.0f}")
+        lines = [("", [(shortened(row["question"]), "", "")]), ("", answer_parts(row) if "context" in row else [])]
+        cases.append((note, lines))
+    return [*blocks, examples(f"The {len(cases)} worst answers, the surest first.", cases, marks=True)]
+
+
+def grouped(name: str, kinds: Sequence[str], scores: np.ndarray, order: Sequence[str] | None = None) -> dict[str, Any]:
+    """A table of exact match and F1 by kind of row, the commonest kinds first or in `order`."""
+    of_kind = defaultdict(list)
+    for kind, score in zip(kinds, scores, strict=True):
+        of_kind[kind].append(score)
+    names = [kind for kind in order if kind in of_kind] if order else sorted(of_kind, key=lambda k: -len(of_kind[k]))
+    rows = [[kind, *(float(value) for value in np.mean(of_kind[kind], axis=0)), len(of_kind[kind])] for kind in names]
+    return table([name, "EM", "F1", "rows"], rows, f"By {name}.", bar=2, of=100)
+
+
+def answer_parts(row: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The context with the gold and the predicted span marked, from a little before the first of them."""
+    context, spans = row["context"], []
+    for text, start in zip(row["answers"], row.get("answer_starts", ()), strict=False):
+        spans += [(start, start + len(text), "gold")] * (start >= 0)
+    if row["start"] is not None:
+        spans.append((row["start"], row["end"], "found"))
+    edges = sorted({edge for start, end, _ in spans for edge in (start, end)}) or [0]
+    first, last = max(0, edges[0] - LONGEST // 3), min(len(context), edges[-1] + LONGEST // 3)
+    last = min(last, first + 3 * LONGEST)
+    edges = [first, *(edge for edge in edges if first < edge < last), last]
+    parts = [("… ", "", "")] * (first > 0)
+    for start, end in pairwise(edges):
+        kinds = sorted({kind for a, b, kind in spans if a <= start and end <= b})
+        parts.append((context[start:end], " ".join(kinds), ""))
+    return [*parts, (" …", "", "")] if last < len(context) else parts
+
+
+def null_threshold(rows: list[dict], folder: Path, start: str, record: dict[str, Any]) -> dict[str, Any]:
+    """F1 over the threshold above which a question is given no answer (`common.metrics.best_threshold`)."""
+    n_best, odds = (
+        json.loads((folder / f"{start}{name}.json").read_text(encoding="utf-8"))
+        for name in ("nbest_predictions", "null_odds")
+    )
+    gains = []  # F1 of giving the best answer; where there is none, what giving one costs
+    for row in rows:
+        given = next((c["text"] for c in n_best[row["id"]] if c["text"]), "")
+        gains.append(answer_scores(given, row["answers"], True)[1] if row["answers"] else -1.0)
+    values = np.array([odds[row["id"]] for row in rows])
+    tuned = record["results"].get("eval_best_threshold")
+    low, high = np.quantile([*values, -1.0, 1.0, tuned or 0.0], [0.002, 0.998])
+    order = np.argsort(values, kind="stable")
+    unanswerable = sum(not row["answers"] for row in rows)
+    curve = 100 * (unanswerable + np.concatenate([[0], np.cumsum(np.array(gains)[order])])) / len(rows)
+    x = np.concatenate([[min(low, values.min()) - 1], values[order]])
+    step = max(1, len(x) // 400)
+
+    def draw(axes: Any) -> None:
+        axes.plot(x[::step], curve[::step], drawstyle="steps-post")
+        axes.axvline(0, color=INK, linestyle=":", linewidth=1, label="official, 0")
+        if tuned is not None:
+            axes.axvline(tuned, color=B, linestyle="--", linewidth=1, label=f"best on validation, {tuned:.2f}")
+        axes.set(xlabel="threshold of the null odds", ylabel="F1", xlim=(low, high))
+        axes.legend()
+
+    return chart(draw, "F1 over the null threshold: a question whose null odds exceed it is given no answer.", 3.0)
+
+
+def data_blocks(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Sizes, classes, lengths and overlap of the splits, as `data_facts` kept them."""
+    facts = record.get("data", {})
+    splits = facts.get("splits", {})
+    rows = [
+        [split, found["rows"], found.get("in_train", "-"), found.get("cut", "-"), found.get("windowed", "-")]
+        for split, found in splits.items()
+    ]
+    caption = "Splits. Also in train: rows whose text (or context) stands there. Windowed: read in several parts."
+    blocks = [table(["split", "rows", "also in train", "cut", "windowed"], rows, caption)]
+    names = Counter()
+    for found in splits.values():
+        names.update(found.get("classes", {}))
+    if names:
+        of_split = [(Counter(found.get("classes", {})), split) for split, found in splits.items()]
+        shares = [
+            [shortened(name, NAME), *(counts[name] / counts.total() if counts else "-" for counts, _ in of_split)]
+            for name, _ in names.most_common(CLASSES)
+        ]
+        more = f" {len(names) - CLASSES} more are not shown." if len(names) > CLASSES else ""
+        blocks.append(table(["class", *(split for _, split in of_split)], shares, f"Shares of the classes.{more}"))
+    lengths = {split: found["lengths"] for split, found in splits.items() if "lengths" in found}
+    if lengths:
+        limit = facts.get("max_seq_length")
+        longest = min(max(int(start) for found in lengths.values() for start in found), 2 * (limit or 2048))
+
+        def draw(axes: Any) -> None:
+            for split, found in lengths.items():
+                edges = [*range(0, longest + 9, 8)]
+                total = sum(found.values())
+                axes.stairs([found.get(str(edge), 0) / total for edge in edges[:-1]], edges, label=split, linewidth=1.6)
+            if limit and limit < 1.5 * longest + 16:
+                axes.axvline(limit, color=INK, linestyle=":", linewidth=1)
+                axes.text(limit, axes.get_ylim()[1], f" limit {limit}", va="top", fontsize=8)
+            axes.set(xlabel="word pieces", ylabel="share")
+            axes.legend()
+
+        cut = sum(found.get("cut", 0) for found in splits.values())
+        note = f"{cut} rows are longer and are cut" if cut else "no row is cut"
+        caption = f"Lengths of what the model reads; the limit (--max_seq_length) is {limit}, {note}."
+        blocks.append(chart(draw, caption))
+    return blocks
+
+
+# Scores beside others
+
+
+def row_score(rows: list[dict], metric: str, folder: Path, record: dict[str, Any]) -> RowScore | None:
+    """A score as a function of rows; None where it is not one that can be resampled."""
+    if len(record.get("data", {}).get("labels") or ()) <= CLASSES:
+        return row_scores(rows, str(folder), record).get(metric)
+    # A confusion matrix per row would not fit.
+    right = np.array([row["label"] == row["predicted"] for row in rows], float)
+    columns = np.stack([right, np.ones(len(rows))], axis=1)
+    return RowScore(columns, lambda s: s[..., 0] / s[..., 1]) if metric == "accuracy" else None
+
+
+def trivial(
+    rows: list[dict], split: str, metric: str, folder: Path, record: dict[str, Any]
+) -> tuple[str, float] | None:
+    """What one must beat to have learned anything, and its score; None where train is unknown or there is none."""
+    facts = record.get("data", {}).get("splits", {})
+    if "ner_tags" in rows[0]:
+        value = facts.get(split, {}).get("lookup_f1")
+        return None if value is None or metric != "f1" else ("looking up the names of train", value)
+    answers = {}
+    if "context" in rows[0]:
+        usual = round(float(np.median([len(text.split()) for row in rows for text in row["answers"]] or [1])))
+        answers = answer_baselines([row["question"] for row in rows], [row["context"] for row in rows], max(1, usual))
+        answers |= {"no answer": [""] * len(rows)} if any(not row["answers"] for row in rows) else {}
+    elif facts.get("train", {}).get("classes") and "label" in rows[0]:
+        commonest = max(facts["train"]["classes"], key=facts["train"]["classes"].get)
+        answers = {f"always {commonest}": [commonest] * len(rows)}
+    found = []
+    for name, texts in answers.items():
+        answered = [{**row, "predicted": text} for row, text in zip(rows, texts, strict=True)]
+        score = row_score(answered, metric, folder, record)
+        found += [(name, score.value)] if score else []
+    return max(found, key=lambda entry: entry[1], default=None)
+
+
+def published(record: dict[str, Any], split: str, metric: str) -> tuple[float, str] | None:
+    """A published figure of the task on the same split, of the same model where there is one, and its source."""
+    task, wanted = record["arguments"].get("task_name"), "test" if split == "test" else "dev"
+    name = f"mismatched_{metric}" if split == "validation_mismatched" else metric
+    if task is None or not BASELINES.exists():
+        return None
+    rows = [row for row in json.loads(BASELINES.read_text(encoding="utf-8")) if row["split"] == wanted]
+    own = Path(record["arguments"]["model_name_or_path"]).name
+    for row in sorted(rows, key=lambda row: row["model"] != own):
+        scores = row["scores"].get(task, {})
+        value = scores.get(name, scores.get(f"matched_{name}"))
+        if value is not None:
+            return value / 100, f"{row['model']}, {row['source']}"
+    return None
+
+
+# The page
+
+
+def number(value: float, name: str = "") -> str:
+    """Four digits of a share of 1, two of a percentage (answers to questions).
+
+    >>> number(0.71549), number(72.049)
+    ('0.7155', '72.05')
+    """
+    return f"{value:.4f}" if abs(value) <= 1 else f"{value:.2f}"
+
+
+def page(folder: Path) -> dict[str, Any]:
+    """What the template shows of a run: tiles on top, sentences, sections of blocks."""
+    record, history = read_run(folder), read_history(folder)
+    arguments = record["arguments"]
+    rows, start = read_rows(folder, "predictions.jsonl")
+    tested = any(name.startswith("test_") for name in record["results"])
+    split = start.rstrip("_") or ("test" if tested else "validation")
+    best = headline(record, split if rows else None)
+    tiles, said = [], []
+    if best:
+        metric = split_of(best[0])[1]
+        score = row_score(rows, metric, folder, record) if rows else None
+        note = f"{split}, {len(rows)} rows" if rows else split_of(best[0])[0]
+        base = trivial(rows, split, metric, folder, record) if rows else None
+        if score is not None and len(rows) > 1 and abs(score.value - best[1]) < 1e-3:
+            low, high = bootstrap_interval(score)
+            note = f"95 % interval {number(low)} to {number(high)}; {note}"
+            if base and base[1] >= low:
+                said.append(f"The score cannot be told from a trivial answer ({base[0]}) on {len(rows)} rows.")
+        tiles.append((metric.replace("_", " "), number(best[1]), note))
+        tiles += [("trivial baseline", number(base[1]), base[0])] if base else []
+        other = published(record, split, metric)
+        tiles += [("published", number(other[0]), other[1])] if other else []
+    said += advice(history, best and best[0])
+    seconds, speed = record.get("seconds", {}), record.get("useful_tokens_per_second")
+    parts = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if name != "total")
+    data = arguments.get("train_file") or arguments.get("validation_file") or arguments.get("test_file")
+    tiles += [
+        ("model", Path(arguments["model_name_or_path"]).name, arguments["model_name_or_path"]),
+        ("data", Path(data or arguments["dataset_name"]).name, arguments.get("task_name") or data or ""),
+        ("device", f"{record['device']}, {record['precision']}", f"processes: {record['processes']}"),
+        ("time", duration(seconds.get("total", 0)), parts),
+    ]
+    if speed:
+        tiles.append(
+            ("useful tokens a second", f"{speed:,.0f}", f"{record['padding_share']:.0%} of positions are padding")
+        )
+    if not rows:
+        blocks = [say("No split with gold answers was evaluated, so there are no errors to show.")]
+    elif "ner_tags" in rows[0]:
+        blocks = tag_blocks(rows)
+    elif "answers" in rows[0]:
+        blocks = answer_blocks(rows, folder, start, record)
+    else:
+        labels = record.get("data", {}).get("labels") or sorted(
+            {str(row[k]) for row in rows for k in ("label", "predicted")}
+        )
+        blocks = label_blocks(rows, labels) if isinstance(rows[0]["predicted"], str) else score_blocks(rows)
+    curves = learning_curves(history, best and best[0])
+    scores = [[*split_of(name), number(value)] for name, value in record["results"].items() if name.islower()]
+    versions = ", ".join([record["started_at"], *(f"{name} {value}" for name, value in record["versions"].items())])
+    return {
+        "name": folder.name,
+        "task": " ".join(filter(None, [recipe_of(record), arguments.get("task_name")])),
+        "tiles": tiles,
+        "said": said,
+        "sections": [
+            ("Learning", curves or [say("This run trained nothing, so there are no curves.")]),
+            (f"Answers on {split.replace('_', ' ')}" if rows else "Answers", blocks),
+            ("Data", data_blocks(record)),
+            ("Run", [table(["split", "score", "value"], scores, "All scores."), say(record["command"]), say(versions)]),
+        ],
+    }
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(42.3), duration(3 * 3600 + 125)
+    ('42 s', '3 h 2 min')
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def recipe_of(record: dict[str, Any]) -> str:
+    return (re.findall(r"recipes\.(\w+)", record["command"]) or ["run"])[0]
+
+
+def render(template: str, **context: Any) -> str:
+    """A template of common/templates; all that is put into it is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(**context)
+
+
+def write_report(folder: Path) -> Path:
+    """Draw the page of a finished run into its folder.
+
+    Raises:
+        InputError: `folder` holds no finished run.
+    """
+    path = folder / REPORT
+    path.write_text(render("report.html", **page(folder)), encoding="utf-8")
+    return path
+
+
+def write_index(root: Path) -> Path:
+    """index.html in `root`: all runs under it, the newest first; pages that are missing are drawn.
+
+    Raises:
+        InputError: there is no run.
+    """
+    runs = []
+    for path in sorted(root.rglob("run.json")):
+        folder = path.parent
+        try:
+            record = read_run(folder)
+            if not (folder / REPORT).exists():
+                write_report(folder)
+        except Exception as error:  # of one run, which must not hide the others
+            print(f"left out: {error if isinstance(error, InputError) else f'{folder}: {error}'}")
+            continue
+        best, (_, losses) = headline(record), series(read_history(folder), "loss")
+        low, high = min(losses, default=0), max(losses, default=0)
+        points = [(100 * i / len(losses), 22 - 20 * (x - low) / (high - low or 1)) for i, x in enumerate(losses)]
+        arguments = record["arguments"]
+        file = arguments.get("train_file") or arguments.get("validation_file") or arguments.get("test_file")
+        runs.append(
+            {
+                "link": f"{folder.relative_to(root)}/{REPORT}",
+                "name": str(folder.relative_to(root)),
+                "recipe": recipe_of(record),
+                "score": best and best[1],
+                "metric": best and best[0].replace("_", " "),
+                "data": arguments.get("task_name") or "/".join(Path(file or arguments["dataset_name"]).parts[-2:]),
+                "model": Path(arguments["model_name_or_path"]).name,
+                "seconds": record.get("seconds", {}).get("total", 0),
+                "when": record["started_at"],
+                "curve": " ".join(f"{x:.1f},{y:.1f}" for x, y in points),
+            }
+        )
+    if not runs:
+        raise InputError(f"{root}: holds no finished run; name the folder above your runs")
+    runs.sort(key=lambda run: run["when"], reverse=True)
+    path = root / "index.html"
+    path.write_text(render("index.html", runs=runs, duration=duration, number=number), encoding="utf-8")
+    return path
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = OneLineParser("python -m common.report", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("folders", nargs="+", type=Path, help="--output_dir of finished runs; with --index above them")
+    parser.add_argument("--index", action="store_true", help="a table of all runs under the folder")
+    args = parser.parse_args(argv)
+    for folder in args.folders:
+        print(write_index(folder) if args.index else write_report(folder))
+
+
+if __name__ == "__main__":
+    run_as_command(main)

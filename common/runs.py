@@ -24,15 +24,17 @@ from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 from common.batches import positions
 from common.data import code_digest, content_fingerprint, file_digest
 from common.errors import InputError
+from common.model_card import model_card
 from common.processes import from_main_process, is_main_process, world_size
-from common.report import model_card
+from common.report import write_report
+from common.tables import data_facts
 from common.training import precision_name, total_batch_size
 
 log = logging.getLogger("recipes")
 RUN_FILE, RESULTS_FILE, MANIFEST, LOCK = "run.json", "all_results.json", "manifest.json", ".lock"
 OUTPUTS = f"""
     {RUN_FILE} {RESULTS_FILE} predictions.jsonl predictions.conll predictions.json nbest_predictions.json
-    null_odds.json README.md
+    null_odds.json README.md trainer_state.json report.html
 """.split()
 
 # Arguments that cannot change the result: by name, or by how the name starts. What is not listed here is part of a
@@ -63,11 +65,18 @@ class Run:
 
     folder: Path
     record: dict[str, Any]
+    datasets: Any = None
     results: dict[str, float] | None = None
     checkpoint: str | None = None
     callbacks: list[TrainerCallback] = dataclasses.field(default_factory=list)
     lock: Any = None
     stopwatch: "Stopwatch" = dataclasses.field(default_factory=lambda: Stopwatch())
+
+    def file(self, name: str, split: str) -> Path:
+        """Where predictions of a split go: `name` for the last one (test, else validation), and for those before it
+        with the split in front; a test split often has no gold answers to look at."""
+        last = next(s for s in ("test", "validation", "validation_mismatched") if s in self.datasets)
+        return self.folder / (name if split == last else f"{split}_{name}")
 
 
 def open_run(recipe_file: str, args: Any, training_args: TrainingArguments, datasets: Any) -> Run:
@@ -93,7 +102,7 @@ def open_run(recipe_file: str, args: Any, training_args: TrainingArguments, data
         "total_batch_size": total_batch_size(training_args),
         "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    run, is_new = Run(folder, record), not folder.exists()
+    run, is_new = Run(folder, record, datasets), not folder.exists()
     run.callbacks = [run.stopwatch, CompleteCheckpoints(limit), StopOnSignal()]
     if is_main_process():
         run.lock = lock_folder(folder)
@@ -182,10 +191,14 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def finish_run(run: Run, trainer: Any, results: dict[str, float]) -> dict[str, float]:
-    """Put the model, `all_results.json` and the finished `run.json` in place; each appears whole or not at all."""
-    if trainer.args.do_train:
+    """Put the model, `all_results.json` and the finished `run.json` in place; each appears whole or not at all. Then
+    draw the report, and with `--push_to_hub` upload the folder."""
+    args = trainer.args
+    if args.do_train:
         staging = run.folder / ".saving"
+        push, args.push_to_hub = args.push_to_hub, False  # save_model would upload what lies in the folder now
         trainer.save_model(str(staging))
+        args.push_to_hub = push
         if is_main_process():
             # A pickle that nothing here reads; run.json holds the same arguments as text.
             (staging / "training_args.bin").unlink(missing_ok=True)
@@ -194,13 +207,46 @@ def finish_run(run: Run, trainer: Any, results: dict[str, float]) -> dict[str, f
             staging.rmdir()
     if is_main_process():
         write_atomically(run.folder / RESULTS_FILE, json.dumps(results, indent=2))
-        if trainer.args.do_train:
-            card = model_card(str(run.folder), run.record, trainer.model.config, results)
+        if args.do_train:
+            trainer.state.save_to_json(str(run.folder / "trainer_state.json"))
+            card = model_card(trainer.hub_model_id or str(run.folder), run.record, trainer.model.config, results)
             write_atomically(run.folder / "README.md", card)
         run.record |= {"status": "finished", **speed(run, trainer), "results": results}
+        run.record["data"] = data_facts(run.datasets, trainer)
         write_atomically(run.folder / RUN_FILE, json.dumps(run.record, indent=2, default=str))
+        try:
+            write_report(run.folder)
+        except Exception as error:  # whatever it is, the run is finished and its scores stand
+            log.warning("Warning: no report (%s: %s); make report RUN=%s", type(error).__name__, error, run.folder)
+        if args.do_train and args.push_to_hub:
+            upload(run.folder, trainer)
     release(run)
     return results
+
+
+def upload(folder: Path, trainer: Any) -> None:
+    """Upload model, model card and scores. Not what holds texts of the data: predictions and report.
+
+    `Trainer.push_to_hub` would replace the model card by its own, and add a pickle.
+    """
+    from huggingface_hub import HfApi
+
+    repo, args = trainer.hub_model_id, trainer.args
+    private = ["checkpoint-*", ".*", "*.bin", "*predictions*", "*null_odds.json", "*.html"]
+    trainer._finish_current_push()  # of a checkpoint
+    try:
+        place = HfApi(token=args.hub_token).upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            revision=args.hub_revision,
+            ignore_patterns=private,
+            delete_patterns="training_args.bin",
+        )
+    except OSError as error:  # the Hub's errors are of this kind
+        raise InputError(
+            f"{folder}: the run is finished, but {repo} refused it ({error}); hf upload {repo} {folder}"
+        ) from error
+    log.info("Uploaded: %s", place)
 
 
 def speed(run: Run, trainer: Any) -> dict[str, Any]:
@@ -277,7 +323,8 @@ def clear(folder: Path, keep: tuple[str, ...] = ()) -> None:
     """Remove what a run wrote beside its model, so that nothing of the old one can be taken for the new one."""
     for name in OUTPUTS:
         if name not in keep:
-            (folder / name).unlink(missing_ok=True)
+            for path in (folder / name, *folder.glob(f"validation*_{name}")):
+                path.unlink(missing_ok=True)
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
 

@@ -27,8 +27,8 @@ from common.compare import read_run, row_scores
 from common.data import read_rows
 from common.errors import InputError, OneLineParser, run_as_command
 from common.glue_files import OFFICIAL, SUBMISSION, convert_official, is_official, write_submission
-from common.report import table
 from common.statistics import bootstrap_interval, mean_score
+from common.tables import table
 
 # Recipe, metrics and rows of train and validation of each task (Wang et al. 2019, table 1; MNLI's two dev sets).
 TASKS = {

@@ -30,8 +30,8 @@ from common.errors import run_as_command
 from common.metrics import entity_scores, flat_scores
 from common.postprocessing import tags_of_sentences
 from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_and_align_labels
-from common.report import show_entities, show_tagged_data
 from common.runs import finish_run, open_run, write_predictions
+from common.tables import show_entities, show_tagged_data
 from common.tags import (
     bio_label_list,
     conll_block,
@@ -187,8 +187,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         predicted = decode(label_ids, features[split], datasets[split], label_list)
         show_entities(split, datasets, predicted)
         sentences = tagged_rows(datasets[split], predicted)
-        write_predictions(run.folder / "predictions.jsonl", sentences, json.dumps)
-        write_predictions(run.folder / "predictions.conll", sentences, conll_block)
+        write_predictions(run.file("predictions.jsonl", split), sentences, json.dumps)
+        write_predictions(run.file("predictions.conll", split), sentences, conll_block)
 
     # Save.
     finish_run(run, trainer, results)

@@ -112,7 +112,7 @@ def predict_tags(args: argparse.Namespace, config: Any, inputs: list[tuple[str, 
     from common.metrics import entity_scores, word_accuracy
     from common.postprocessing import tags_of_sentences
     from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_and_align_labels
-    from common.report import entity_table, table
+    from common.tables import entity_table, table
     from common.tags import bio_tags, entities, entity_spans, is_tag, split_words, tagged_row
     from common.training import compute_logits, model_label_list
 
@@ -188,7 +188,7 @@ def predict_labels(args: argparse.Namespace, config: Any, inputs: list[tuple[str
     from common.metrics import default_metrics, label_scores
     from common.postprocessing import in_row_order
     from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_texts
-    from common.report import table
+    from common.tables import table
     from common.training import compute_logits, model_label_list
 
     name = args.file or "input"
@@ -259,7 +259,7 @@ def predict_answers(args: argparse.Namespace, config: Any, inputs: list[tuple[st
     from common.postprocessing import choose_answers, padded
     from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_questions
     from common.questions import questions_and_answers, resolve_answer_limits, with_probabilities
-    from common.report import table
+    from common.tables import table
     from common.training import compute_logits
 
     name = args.file or "input"

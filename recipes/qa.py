@@ -37,8 +37,8 @@ from common.questions import (
     questions_and_answers,
     resolve_answer_limits,
 )
-from common.report import show_answers, show_question_data
 from common.runs import finish_run, open_run, write_predictions
+from common.tables import show_answers, show_question_data
 from common.training import (
     RecipeTrainer,
     early_stopping,
@@ -187,7 +187,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             results |= {f"{prefix}_{name}": score for name, score in scores.items()}
             results[f"{prefix}_loss"], tuned = mean_span_loss(output), 0.0
         for name, (rows, form) in answer_files(datasets[split], found, version_2, tuned).items():
-            write_predictions(run.folder / name, rows, form)
+            write_predictions(run.file(name, split), rows, form)
 
     # Save.
     finish_run(run, trainer, results)

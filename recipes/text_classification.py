@@ -31,8 +31,8 @@ from common.labels import find_columns, has_labels, label_groups, label_names, l
 from common.metrics import default_metrics, label_scores
 from common.postprocessing import in_row_order
 from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_texts
-from common.report import show_labelled_data, show_labels
 from common.runs import finish_run, open_run, write_predictions
+from common.tables import show_labelled_data, show_labels
 from common.training import (
     RecipeTrainer,
     balanced_class_weights,
@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         logits = in_row_order(output.predictions, features[split])
         show_labels(split, datasets, logits, label_list, metrics)
         rows = predicted_rows(datasets[split], logits, label_list)
-        write_predictions(run.folder / "predictions.jsonl", rows, json.dumps)
+        write_predictions(run.file("predictions.jsonl", split), rows, json.dumps)
 
     # Save.
     finish_run(run, trainer, results)

@@ -64,6 +64,14 @@ def logged(run: Path, key: str) -> list[float]:
     return [row[key] for row in state["log_history"] if key in row]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_report():
+    """Drawing takes longer than a tiny run; tests/test_report.py draws what it looks at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("common.runs.write_report", lambda folder: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory) -> str:
     texts = [" ".join(words) for words, _ in read_sample("train")]

@@ -1,0 +1,429 @@
+"""The page of a run says what the run did, whatever its rows hold, and opens anywhere."""
+
+import itertools
+import json
+import re
+import shutil
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common import report, runs
+from common.errors import InputError
+from common.model_card import model_card
+from recipes import ner, nli, qa, text_classification
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)> {{ 7*7 }} & \u202e\u0001 $x_1$"
+
+
+def save_run(folder, rows, results, data=None, history=(), arguments=None, **files):
+    """A folder as `finish_run` leaves it, without a model."""
+    folder.mkdir(parents=True)
+    given = {"model_name_or_path": "org/bert", "dataset_name": "org/data", "metric_for_best_model": "loss"}
+    record = {
+        "status": "finished",
+        "command": "python -m recipes.some_task --seed 1",
+        "arguments": given | (arguments or {}),
+        "versions": {"torch": "2.13.0"},
+        "device": "cpu",
+        "precision": "fp32",
+        "processes": 1,
+        "started_at": "2026-01-02T03:04:05Z",
+        "seconds": {"set-up": 1.0, "training": 2.0, "evaluation": 0.5, "total": 3.5},
+        "useful_tokens_per_second": 1234.5,
+        "padding_share": 0.25,
+        "results": results,
+        "data": data or {},
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if history:
+        (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def curve(losses, validation=(), scores=()):
+    """A history: training losses at steps 1, 2, ..., and evaluations spread over them."""
+    rows = [{"step": i, "loss": loss, "learning_rate": 1e-4} for i, loss in enumerate(losses, 1)]
+    every = len(losses) // max(1, len(validation))
+    rows += [
+        {"step": every * i, "eval_loss": loss, "eval_accuracy": score}
+        for i, (loss, score) in enumerate(itertools.zip_longest(validation, scores, fillvalue=0.5), 1)
+    ]
+    return rows
+
+
+def label_run(folder, rows=200, labels=("no", "yes"), text="text"):
+    """Every fifth row is wrong, ever more confidently."""
+    found = []
+    for i in range(rows):
+        gold = labels[i % len(labels)]
+        predicted = labels[(i + 1) % len(labels)] if i % 5 == 0 else gold
+        found.append(
+            {"text": f"{text} {i}", "label": gold, "predicted": predicted, "probability": 0.5 + 0.5 * i / rows}
+        )
+    counts = dict.fromkeys(labels, rows // len(labels))
+    train = {"rows": rows, "classes": counts, "lengths": {"0": rows - 2, "16": 2}, "cut": 2, "windowed": 0}
+    validation = {"rows": rows, "classes": counts, "in_train": 7, "lengths": {"0": rows}, "cut": 0, "windowed": 0}
+    data = {"max_seq_length": 16, "labels": list(labels), "splits": {"train": train, "validation": validation}}
+    history = curve([2, 1.5, 1, 0.7, 0.5, 0.4], [1.5, 1.0, 1.4], [0.6, 0.8, 0.79])
+    return save_run(folder, found, {"eval_accuracy": 0.8, "eval_loss": 1.4}, data, history)
+
+
+def score_run(folder, rows=200):
+    gold = np.random.default_rng(0).uniform(0, 5, rows)
+    found = [
+        {"text": HOSTILE, "text_pair": f"b {i}", "label": f"{x:.2f}", "predicted": round(x * 0.9 + i % 3 / 10, 4)}
+        for i, x in enumerate(gold)
+    ]
+    pearson = float(np.corrcoef([float(row["label"]) for row in found], [row["predicted"] for row in found])[0, 1])
+    data = {"max_seq_length": 16, "labels": None, "splits": {"train": {"rows": 9, "classes": {}}}}
+    return save_run(folder, found, {"eval_pearson": pearson, "eval_loss": 0.1}, data)
+
+
+def tag_run(folder, rows=60):
+    words = ["Ada", "met", "Kurt", "Lang", "in", "Lyon", HOSTILE]
+    gold = ["B-PER", "O", "B-PER", "I-PER", "O", "B-LOC", "O"]
+    wrong = ["O", "B-PER", "B-PER", "O", "O", "B-ORG", "O"]  # missed, invented, wrong boundary, wrong type
+    found = [{"tokens": words, "ner_tags": gold, "predicted": wrong if i % 2 else gold} for i in range(rows)]
+    splits = {"test": {"rows": rows, "classes": {"PER": 2 * rows, "LOC": rows}, "lookup_f1": 0.25}}
+    return save_run(
+        folder, found, {"test_f1": 0.5, "test_loss": 1.0}, {"max_seq_length": 16, "labels": None, "splits": splits}
+    )
+
+
+def answer_run(folder, rows=40, version_2=True):
+    context = "The bridge was built in 1916. " + "It was long. " * 60 + f"{HOSTILE} In 1916 it fell."
+    place = context.rindex("1916")
+    found, n_best, odds = [], {}, {}
+    for i in range(rows):
+        has_answer = not version_2 or i % 4 > 0
+        gold = {"answers": ["1916"], "answer_starts": [place]} if has_answer else {"answers": [], "answer_starts": []}
+        given = (
+            {"text": "bridge", "start": 4, "end": 10} if i % 2 else {"text": "1916", "start": place, "end": place + 4}
+        )
+        row = {"id": str(i), "question": f"{('When', 'Who')[i % 2]} was it, {i}?", "context": context} | gold
+        found.append(row | {"predicted": given["text"], "probability": 0.9} | {k: given[k] for k in ("start", "end")})
+        n_best[str(i)], odds[str(i)] = [given, {"text": ""}], -1.0 if has_answer else -0.5
+    files = {"nbest_predictions": n_best, "null_odds": odds} if version_2 else {}
+    results = {"eval_exact_match": 50.0, "eval_f1": 50.0} | ({"eval_best_threshold": -0.75} if version_2 else {})
+    return save_run(folder, found, results, arguments={"metric_for_best_model": "f1"}, **files)
+
+
+RUNS = {"label": label_run, "score": score_run, "tag": tag_run, "answer": answer_run}
+
+
+def drawn(folder):
+    return report.write_report(folder).read_text(encoding="utf-8")
+
+
+def text_of(html):
+    """What a reader sees, tags left out."""
+    body = html[html.index("<body>") :]
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+@pytest.mark.parametrize("make", RUNS.values(), ids=RUNS)
+def test_a_page_holds_all_it_needs_and_nothing_of_the_rows_as_markup(make, tmp_path):
+    html = drawn(make(tmp_path / "run"))
+    assert not re.search(r"<script|<img|onerror=(?!alert\(1\)&gt;)|<link(?! rel=\"icon\" href=\"data:,\")", html)
+    assert not re.search(r"(?:src|href|url\()=?[\"']?(?:https?:)?//", html)
+    ids = re.findall(r' id="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(|href=")#([\w-]+)', html)) <= set(ids)
+    assert make is label_run or "&lt;script&gt;alert(1)" in html
+
+
+def test_labels(tmp_path):
+    html = drawn(label_run(tmp_path / "run"))
+    text = text_of(html)
+    assert "accuracy 0.8000 95 % interval 0.7" in text and "trivial baseline 0.5000 always no" in text
+    matrix = re.search(r'class="matrix".*?</table>', html, re.S)[0]
+    assert re.findall(r"<td[^>]*>(\d+)<", matrix) == ["80", "20", "20", "80"]
+    # Rows 195 and 190 are the surest of the wrong ones.
+    assert re.search(r"most confident of 40 mistakes\. gold yes, predicted no \(0\.99\) text 195 gold no", text)
+    assert "Validation loss was lowest at step 4 (1) and is 1.4 at the end" in text
+    assert "hardly moved" not in text and "train longer" not in text
+    assert "2 rows are longer and are cut" in text and "1,234" in text
+
+
+def test_many_classes_and_a_published_figure(tmp_path):
+    html = drawn(label_run(tmp_path / "run", labels=[f"<b>{i}</b>" for i in range(100)]))
+    assert "The commonest confusions of 100 classes." in html and "<b>0</b>" not in html
+    folder = label_run(tmp_path / "sst2")
+    record = json.loads((folder / "run.json").read_text())
+    record["arguments"] |= {"task_name": "sst2", "model_name_or_path": "google-bert/bert-base-cased"}
+    (folder / "run.json").write_text(json.dumps(record))
+    assert re.search(r"published 0\.9232 bert-base-cased, Transformers", text_of(drawn(folder)))
+
+
+def test_scores_tags_and_answers(tmp_path):
+    assert "Residuals: mean" in text_of(drawn(score_run(tmp_path / "score")))
+    text = text_of(drawn(tag_run(tmp_path / "tag")))
+    assert "trivial baseline 0.2500 looking up the names of train" in text
+    for kind in ("missed", "invented", "wrong type", "wrong boundary"):
+        assert f"{kind} 30" in text
+    assert (
+        "gold Ada PER met Kurt Lang PER in Lyon LOC" in text and "found Ada met PER Kurt PER Lang in Lyon ORG" in text
+    )
+    folder = answer_run(tmp_path / "answer")
+    html = drawn(folder)
+    text = text_of(html)
+    # 20 questions "When", of which 10 have no answer but were given one; none of "Who" is right.
+    assert re.search(r"question word EM F1 rows (when 50\.0 50\.0 20 who 0\.0 0\.0 20|who 0\.0 0\.0 20 when)", text)
+    assert "trivial baseline 25.00 no answer" in text or "nearest name or number" in text
+    assert '<mark class="gold">1916</mark>' in html and '<mark class="found">bridge</mark>' in html
+    assert html.count('<mark class="gold">1916</mark>') <= report.SHOWN  # the one at answer_start, not the first
+    assert "F1 over the null threshold" in text and "best on validation, -0.75" in html
+    assert "null threshold" not in text_of(drawn(answer_run(tmp_path / "v1", version_2=False)))
+
+
+def test_the_null_threshold_peaks_where_it_was_tuned(tmp_path, monkeypatch):
+    """10 of 40 questions have no answer and the larger odds; 10 more are answered right."""
+    lines = {}
+
+    class Axes:
+        def plot(self, x, y, **kwargs):
+            lines["x"], lines["y"] = x, y
+
+        def __getattr__(self, name):
+            return lambda *args, **kwargs: None
+
+    monkeypatch.setattr(report, "chart", lambda draw, *args: draw(Axes()))
+    folder = answer_run(tmp_path / "run")
+    rows, start = report.read_rows(folder, "predictions.jsonl")
+    report.null_threshold(rows, folder, start, report.read_run(folder))
+    right = sum(row["answers"] == [row["predicted"]] for row in rows)
+    assert lines["y"][0] == 25.0  # no question is given an answer
+    assert max(lines["y"]) == pytest.approx(100 * (right + 10) / 40) and lines["y"][-1] == pytest.approx(
+        100 * right / 40
+    )
+
+
+def test_calibration_of_a_model_that_knows_its_chances():
+    confidence = np.repeat([0.55, 0.75, 0.95], [200, 400, 200])
+    right = np.concatenate([np.arange(n) < round(n * c) for n, c in ((200, 0.55), (400, 0.75), (200, 0.95))])
+    error, bins = report.calibration(confidence, right)
+    assert error == pytest.approx(0, abs=1e-6) and [n for _, _, n in bins] == [200, 400, 200]
+    assert report.calibration(np.array([1.0, 1.0]), np.array([True, False]))[0] == 0.5
+
+
+def test_what_the_curves_say():
+    assert "hardly moved" in report.advice(curve([0.7, 0.69, 0.7, 0.7]), None)[0]
+    assert "by heart" in report.advice(curve([2, 1, 0.5, 0.2], [1.0, 1.3]), None)[0]
+    assert "train longer" in report.advice(curve([2, 1, 0.5, 0.2], [1, 0.9], [0.6, 0.7]), "test_accuracy")[0]
+    assert report.advice(curve([2, 1, 0.5, 0.2], [1, 0.9], [0.7, 0.7]), "test_accuracy") == []
+    assert report.advice([], None) == [] and report.advice(curve([float("nan")] * 9), "eval_accuracy") == []
+
+
+@pytest.mark.slow
+def test_ten_thousand_rows_stay_small(tmp_path):
+    sizes = {"label": dict(text="long " * 200), "score": {}, "tag": {}, "answer": {}}
+    for name, options in sizes.items():
+        size = len(drawn(RUNS[name](tmp_path / name, rows=10_000, **options)))
+        assert size < 1_000_000, (name, size)
+
+
+def test_what_is_no_finished_run_is_told_in_a_line(tmp_path):
+    with pytest.raises(InputError, match="holds no run"):
+        report.main([str(tmp_path)])
+    folder = label_run(tmp_path / "runs" / "a")
+    (folder / "run.json").write_text((folder / "run.json").read_text().replace("finished", "running"))
+    with pytest.raises(InputError, match="is not finished"):
+        report.main([str(folder)])
+    with pytest.raises(InputError, match="holds no finished run"):
+        report.main(["--index", str(tmp_path)])
+
+
+def test_the_table_of_all_runs(tmp_path, capsys):
+    for name in ("b 1", "glue/<x>"):
+        label_run(tmp_path / name)
+    tag_run(tmp_path / "unfinished")
+    (tmp_path / "unfinished" / "run.json").write_text('{"status": "running"}')
+    report.main(["--index", str(tmp_path)])
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert 'href="b%201/report.html"' in html and 'href="glue/%3Cx%3E/report.html"' in html
+    assert (tmp_path / "b 1" / "report.html").exists() and html.count("<polyline") == 2
+    assert "unfinished" not in html and "is not finished" in capsys.readouterr().out
+
+
+@pytest.fixture
+def with_report(monkeypatch):
+    monkeypatch.setattr(runs, "write_report", report.write_report)
+
+
+def label_files(folder, test_labels=True):
+    rows = [f"{'good' if i % 2 else 'bad'} number {i},{'yes' if i % 2 else 'no'}" for i in range(24)]
+    for split, chosen in (("train", rows[:16]), ("validation", rows[12:])):
+        (folder / f"{split}.csv").write_text("\n".join(["text,label", *chosen]) + "\n")
+    (folder / "test.csv").write_text("\n".join(["text", *(row.split(",")[0] for row in rows[:6])]) + "\n")
+    return [f for s in ("train", "validation", "test") for f in (f"--{s}_file", str(folder / f"{s}.csv"))]
+
+
+def test_a_run_draws_its_page_and_keeps_what_it_needs(ner_flags, tmp_path, with_report):
+    ner.main(ner_flags)
+    run = tmp_path / "run"
+    text = text_of((run / "report.html").read_text(encoding="utf-8"))
+    assert "Answers on test" in text and "looking up the names of train" in text and "Learning rate" in text
+    assert len((run / "validation_predictions.jsonl").read_text().splitlines()) == 21
+    assert len((run / "predictions.jsonl").read_text().splitlines()) == 15
+    data = json.loads((run / "run.json").read_text())["data"]
+    assert data["max_seq_length"] == 32
+    train = data["splits"]["train"]
+    assert train["rows"] == 64 and sum(train["lengths"].values()) == 66 and train["windowed"] == 2
+    assert 0 <= data["splits"]["test"]["lookup_f1"] < 1
+
+
+def test_without_gold_answers_on_test_the_page_is_about_validation(tiny_bert, tmp_path, with_report):
+    flags = [*f"--model_name_or_path {tiny_bert} --num_train_epochs 1 --bf16 false --save_strategy no".split()]
+    run = tmp_path / "run"
+    text_classification.main([*flags, *label_files(tmp_path), "--output_dir", str(run)])
+    assert len((run / "predictions.jsonl").read_text().splitlines()) == 6
+    text = text_of((run / "report.html").read_text(encoding="utf-8"))
+    assert "Answers on validation" in text and "trivial baseline 0.5000" in text
+    data = json.loads((run / "run.json").read_text())["data"]
+    assert data["labels"] == ["no", "yes"] and data["splits"]["validation"]["in_train"] == 4
+    # Evaluated alone, with nothing to learn from; and predicted alone.
+    for given, said in (("validation", "95 % interval"), ("test", "No split with gold answers")):
+        flags = f"--do_train false --model_name_or_path {run} --{given}_file {tmp_path / given}.csv --bf16 false"
+        text_classification.main([*flags.split(), "--output_dir", str(tmp_path / given)])
+        text = text_of((tmp_path / given / "report.html").read_text(encoding="utf-8"))
+        assert said in text and "trained nothing" in text
+
+
+def test_a_page_that_cannot_be_drawn_costs_a_line_and_not_the_run(ner_flags, tmp_path, monkeypatch, capsys):
+    def fail(folder):
+        raise ZeroDivisionError("of all things")
+
+    monkeypatch.setattr(runs, "write_report", fail)
+    results = ner.main(ner_flags)
+    assert "no report (ZeroDivisionError: of all things)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["results"] == results
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+# The model card
+
+
+def card_of(model="runs/mine", config=None, results=None, **arguments):
+    from transformers import BertConfig
+
+    config = config or BertConfig(architectures=["BertForQuestionAnswering"])
+    given = {"model_name_or_path": "google-bert/bert-base-cased", "dataset_name": "rajpurkar/squad"}
+    record = {"arguments": given | arguments, "command": "python -m recipes.qa"}
+    return model_card(model, record, config, results or {"eval_f1": 88.5, "eval_exact_match": 80.25, "eval_loss": 1.0})
+
+
+def test_the_card_has_the_metadata_that_the_hub_reads():
+    from huggingface_hub import ModelCard
+
+    data = ModelCard(card_of("me/mine")).data
+    assert (data.pipeline_tag, data.base_model, data.library_name) == (
+        "question-answering",
+        "google-bert/bert-base-cased",
+        "transformers",
+    )
+    assert data.datasets == ["rajpurkar/squad"] and data.metrics == ["f1", "exact_match"] and data.license is None
+    found = {entry.metric_type: entry for entry in data.eval_results}
+    assert found["f1"].metric_value == 88.5 and found["f1"].dataset_type == "rajpurkar/squad"
+    assert found["exact_match"].dataset_split == "validation" and len(found) == 2
+
+
+def test_own_files_and_a_local_model_are_not_taken_for_names_of_the_hub(tmp_path):
+    from huggingface_hub import ModelCard
+    from transformers import BertConfig
+
+    config = BertConfig(architectures=["BertForTokenClassification"])
+    results = {"eval_f1": 0.5, "eval_PER_f1": 0.1, "test_f1": 0.6}
+    files = dict(model_name_or_path=str(tmp_path), train_file="a/t.conll", test_file="a/x.conll")
+    card = ModelCard(card_of(config=config, results=results, **files))
+    assert card.data.base_model is None and card.data.datasets is None
+    entries = [(entry.dataset_name, entry.dataset_type, entry.metric_value) for entry in card.data.eval_results]
+    assert entries == [("t.conll", "conll", 0.5), ("x.conll", "conll", 0.6)]
+
+
+@pytest.mark.parametrize("recipe", [text_classification, nli, ner, qa], ids=lambda recipe: recipe.__name__)
+def test_the_code_of_a_card_runs(recipe, tiny_bert, tmp_path, capsys):
+    from tests.conftest import ROOT
+
+    name = recipe.__name__.split(".")[1]
+    ending = {"ner": "conll", "qa": "json"}.get(name, "csv")
+    files = [f for s in ("train", "validation") for f in (f"--{s}_file", f"{ROOT}/recipes/samples/{name}/{s}.{ending}")]
+    flags = f"--model_name_or_path {tiny_bert} --max_train_samples 8 --max_eval_samples 8 --num_train_epochs 1".split()
+    flags += [*files, "--output_dir", str(tmp_path / "run"), "--bf16", "false", "--save_strategy", "no"]
+    recipe.main(flags)
+    (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "run" / "README.md").read_text(), re.S)
+    exec(code, {})
+
+
+def test_what_is_pushed_is_the_finished_folder_without_texts_of_the_data(tiny_bert, tmp_path, monkeypatch):
+    pushed = []
+
+    class Hub:
+        def __init__(self, **kwargs):
+            pass
+
+        def create_repo(self, name, **kwargs):
+            from types import SimpleNamespace
+
+            return SimpleNamespace(repo_id=f"me/{name}", __str__=lambda: name)
+
+        def upload_folder(self, folder_path, repo_id, ignore_patterns, **kwargs):
+            from huggingface_hub.utils import filter_repo_objects
+
+            paths = [str(p.relative_to(folder_path)) for p in Path(folder_path).rglob("*") if p.is_file()]
+            pushed.append((repo_id, set(filter_repo_objects(paths, ignore_patterns=ignore_patterns))))
+            return "there"
+
+    monkeypatch.setattr("transformers.trainer.hf_api", Hub)
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    flags = [*f"--model_name_or_path {tiny_bert} --num_train_epochs 1 --bf16 false --save_strategy no".split()]
+    run = tmp_path / "mine"
+    text_classification.main([*flags, *label_files(tmp_path), "--output_dir", str(run), "--push_to_hub", "true"])
+    ((repo, files),) = pushed
+    assert repo == "me/mine" and 'model="me/mine"' in (run / "README.md").read_text()
+    assert {"model.safetensors", "config.json", "README.md", "run.json", "all_results.json"} <= files
+    assert not [name for name in files if "predictions" in name or name.endswith((".html", ".bin", ".lock"))]
+
+
+# In a browser
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_chromium_nothing_is_fetched_complained_of_or_wider_than_the_window(width, scheme, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    for name, make in RUNS.items():
+        report.write_report(make(tmp_path / name))
+    report.write_report(label_run(tmp_path / "many", labels=[f"{HOSTILE} {i}" for i in range(15)], text="x" * 900))
+    index = report.write_index(tmp_path)
+    with playwright.sync_playwright() as driver:
+        page = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_page(
+            viewport={"width": width, "height": 800}, color_scheme=scheme
+        )
+        told, asked = [], []
+        page.on("console", lambda message: told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on("dialog", lambda dialog: (told.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: asked.append(request.url))
+        for path in [*tmp_path.glob("*/report.html"), index]:
+            asked.clear()
+            page.goto(path.as_uri())
+            assert asked == [path.as_uri()] and told == []
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+            background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 200) == (scheme == "dark")
+        scores = "[...document.querySelectorAll('tbody tr')].map(row => +row.cells[1].dataset.v)"
+        for direction in (-1, 1):
+            page.click("th >> text=score")
+            found = page.evaluate(scores)
+            assert found == sorted(found, reverse=direction < 0) and len(found) == 5
