@@ -191,7 +191,7 @@ def positions(
     """
     tokens = computed = 0
     for batch in filter(None, batches):
-        of_rows = torch.as_tensor(lengths)[torch.as_tensor(batch)].tolist()
+        of_rows = [lengths[row] for row in batch]
         parts = parts_of_like_length(of_rows) if is_split else [range(len(of_rows))]
         tokens += sum(of_rows)
         computed += sum(len(rows) * -(-max(of_rows[row] for row in rows) // multiple) * multiple for rows in parts)

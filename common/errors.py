@@ -49,7 +49,8 @@ def run_as_command(main: Callable[[], object]) -> None:
     except pickle.UnpicklingError:  # by torch.load(weights_only=True), which runs nothing
         fail("the checkpoint holds more than numbers and is not loaded; name another with --resume_from_checkpoint")
     except KeyboardInterrupt:  # outside training, which saves a checkpoint first
-        print("Interrupted; the same command goes on where it can.", file=sys.stderr)
+        if is_first_to_fail():
+            print("Interrupted; the same command goes on where it can.", file=sys.stderr)
         raise SystemExit(130) from None
     except OSError as error:
         if error.errno == errno.EPIPE:  # `... | head` closed our stdout
