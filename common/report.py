@@ -22,7 +22,7 @@ from common.compare import row_scores
 from common.errors import InputError, OneLineParser, run_as_command
 from common.metrics import answer_baselines, answer_scores, entity_errors, entity_scores
 from common.model_card import split_of
-from common.statistics import RowScore, bootstrap_interval
+from common.statistics import RowScore, bootstrap_interval, label_row_scores
 from common.tags import entities
 
 log = logging.getLogger("recipes")
@@ -516,12 +516,11 @@ def data_blocks(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def row_score(rows: list[dict], metric: str, folder: Path, record: dict[str, Any]) -> RowScore | None:
     """A score as a function of rows; None where it is not one that can be resampled."""
-    if len(record.get("data", {}).get("labels") or ()) <= CLASSES:
+    labels = record.get("data", {}).get("labels") or ()
+    if len(labels) <= CLASSES:
         return row_scores(rows, str(folder), record).get(metric)
-    # A confusion matrix per row would not fit.
-    right = np.array([row["label"] == row["predicted"] for row in rows], float)
-    columns = np.stack([right, np.ones(len(rows))], axis=1)
-    return RowScore(columns, lambda s: s[..., 0] / s[..., 1]) if metric == "accuracy" else None
+    # To resample three columns for each class would take minutes.
+    return label_row_scores(rows, labels, ["accuracy"]).get(metric)
 
 
 def trivial(

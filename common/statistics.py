@@ -68,29 +68,26 @@ def label_row_scores(rows: Sequence[dict[str, Any]], label_list: Sequence[str], 
     """
     gold = np.array([label_list.index(row["label"]) for row in rows])
     predicted = np.array([label_list.index(row["predicted"]) for row in rows])
-    classes, right = len(label_list), gold == predicted
-    # The cells of the confusion matrix, gold in rows: of each row of data 1 in one of them.
-    cells = [(gold == i) & (predicted == j) for i in range(classes) for j in range(classes)]
-
-    def table(sums: Sequence[np.ndarray]) -> np.ndarray:
-        return np.stack(sums, axis=-1).reshape(*np.shape(sums[0]), classes, classes)
+    right, ones = gold == predicted, np.ones(len(rows))
+    # Of each class, whether a row is one (gold), is taken for one, and both.
+    per_class = [column for i in range(len(label_list)) for column in (gold == i, predicted == i, right & (gold == i))]
 
     def per_class_f1(*sums: np.ndarray) -> np.ndarray:
-        counts = table(sums)
-        return ratio(2 * np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1) + counts.sum(-2))
+        true, guessed, both = (np.stack(sums[i::3], axis=-1) for i in range(3))
+        return ratio(2 * both, true + guessed)
 
     def matthews(*sums: np.ndarray) -> np.ndarray:  # Gorodkin 2004, as scikit-learn computes it
-        counts = table(sums)
-        true, guessed, total = counts.sum(-1), counts.sum(-2), counts.sum((-1, -2))
-        covariance = np.trace(counts, axis1=-2, axis2=-1) * total - (true * guessed).sum(-1)
+        true, guessed, both = (np.stack(sums[i::3], axis=-1) for i in range(3))
+        total = true.sum(-1)
+        covariance = both.sum(-1) * total - (true * guessed).sum(-1)
         spread = (total**2 - (guessed**2).sum(-1)) * (total**2 - (true**2).sum(-1))
         return ratio(covariance, np.sqrt(spread))
 
     known = {
-        "accuracy": RowScore([right, np.ones(len(rows))], of_sums(ratio), right),
-        "f1": RowScore(cells, of_sums(lambda *sums: per_class_f1(*sums)[..., 1]), right),
-        "macro_f1": RowScore(cells, of_sums(lambda *sums: per_class_f1(*sums).mean(-1)), right),
-        "matthews_correlation": RowScore(cells, of_sums(matthews), right),
+        "accuracy": RowScore([right, ones], of_sums(ratio), right),
+        "f1": RowScore(per_class, of_sums(lambda *sums: per_class_f1(*sums)[..., 1]), right),
+        "macro_f1": RowScore(per_class, of_sums(lambda *sums: per_class_f1(*sums).mean(-1)), right),
+        "matthews_correlation": RowScore(per_class, of_sums(matthews), right),
     }
     return {name: known[name] for name in names}
 
