@@ -548,18 +548,21 @@ def trivial(
 
 
 def published(record: dict[str, Any], split: str, metric: str) -> tuple[float, str] | None:
-    """A published figure of the task on the same split, of the same model where there is one, and its source."""
-    task, wanted = record["arguments"].get("task_name"), "test" if split == "test" else "dev"
+    """A published figure of the task, or of the Hub's dataset, on the same split, of the same model where there is one,
+    and its source."""
+    arguments, wanted = record["arguments"], "test" if split == "test" else "dev"
+    own_files = any(arguments.get(f"{name}_file") for name in ("train", "validation", "test"))
+    task = arguments.get("task_name") or (None if own_files else Path(arguments["dataset_name"]).name)
     name = f"mismatched_{metric}" if split == "validation_mismatched" else metric
     if task is None or not BASELINES.exists():
         return None
     rows = [row for row in json.loads(BASELINES.read_text(encoding="utf-8")) if row["split"] == wanted]
-    own = Path(record["arguments"]["model_name_or_path"]).name
+    own = Path(arguments["model_name_or_path"]).name
     for row in sorted(rows, key=lambda row: row["model"] != own):
         scores = row["scores"].get(task, {})
         value = scores.get(name, scores.get(f"matched_{name}"))
         if value is not None:
-            return value / 100, f"{row['model']}, {row['source']}"
+            return value / (1 if task == "squad" else 100), f"{row['model']}, {row['source']}"
     return None
 
 

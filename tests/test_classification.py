@@ -88,7 +88,7 @@ def test_parquet_keeps_its_class_names(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        (["equivalent", "other", "equivalent"], ["equivalent", "other"]),  # D2
+        (["equivalent", "other", "equivalent"], ["equivalent", "other"]),
         (["10", "9", "2"], ["2", "9", "10"]),
         (["True", "False", "True"], ["False", "True"]),
         (["3.8", "0", "5.0"], None),
@@ -124,7 +124,7 @@ def test_bad_files_name_the_place(tmp_path, name, content, message):
 
 
 def test_labels_that_training_has_not_seen_and_single_classes(tmp_path):
-    """D8: the peers answer `KeyError: 7`."""
+    """Not `KeyError: 7`, as the example scripts answer."""
     train = read(write_csv(tmp_path / "t.csv", ["a,1", "b,2"]))
     with pytest.raises(InputError, match=r'v.csv, line 3: label "7" does not occur in train \(1, 2\)'):
         label_names({"train": train, "validation": read(write_csv(tmp_path / "v.csv", ["a,1", "b,7"]))}, None, None)
@@ -255,7 +255,7 @@ def test_a_test_file_alone_matches_labels_by_name(tiny, tmp_path):
 
 
 def test_text_classification_learns_and_keeps_its_label_names(tiny, tmp_path, capsys):
-    """D1 and D2: text labels, and a saved model that answers with them through `pipeline()`."""
+    """Text labels, and a saved model that answers with them through `pipeline()`."""
     rows = [f"{text},{('chilly', 'cosy')[label]}" for text, label in sentences(240, 0)]
     train, held_out = write_csv(tmp_path / "train.csv", rows[:200]), write_csv(tmp_path / "dev.csv", rows[200:])
     results = run(text_classification, tiny, tmp_path, "--train_file", train, "--validation_file", held_out)
@@ -277,7 +277,7 @@ def test_text_classification_learns_and_keeps_its_label_names(tiny, tmp_path, ca
 
 
 def test_mrpc_from_files_has_mrpcs_metrics_and_names(tiny, tmp_path):
-    """D11: the peers report accuracy only, for the metric hangs on the Hub's task name."""
+    """The example scripts report accuracy only, for their metric hangs on the Hub's task name."""
     rows = [f"1,{text},{text if label else 'a cold day'},{label}" for text, label in sentences(60, 1)]
     files = [
         write_csv(tmp_path / f"{n}.csv", rows[a:b], "idx,sentence1,sentence2,label")
@@ -352,7 +352,6 @@ def test_stsb_learns_a_score(tiny, tmp_path):
 
 
 def test_predicting_without_labels_and_one_pair_by_hand(tiny, tmp_path, capsys):
-    """D6."""
     rows = [
         f"{text},{other},{label}" for (text, label), (other, _) in zip(sentences(24, 4), sentences(24, 5), strict=True)
     ]
@@ -382,7 +381,6 @@ def test_predicting_without_labels_and_one_pair_by_hand(tiny, tmp_path, capsys):
 
 @pytest.mark.parametrize("module", [text_classification, nli])
 def test_another_run_in_the_same_folder_is_refused(module, tiny, tmp_path):
-    """D10."""
     header = "text,label" if module is text_classification else "premise,hypothesis,label"
     rows = [
         f"{text},{label}" if module is text_classification else f"{text},a day,{label}"

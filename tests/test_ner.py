@@ -86,7 +86,7 @@ def test_the_same_seed_gives_the_same_result_and_another_one_another(ner_flags, 
 
 
 def test_short_windows_lose_no_entity(ner_flags):
-    """D4: with the peers' truncation, a short max_seq_length takes entities out of the score and F1 looks better."""
+    """Cut as in the example scripts, a short max_seq_length takes entities out of the score and F1 looks better."""
     gold = read_sample("validation")[:21]
     entities = sum(tag.startswith("B-") for _, tags in gold for tag in tags)
     for length in (8, 64):
@@ -150,7 +150,7 @@ print(json.dumps([[(int(e["start"]), int(e["end"]), e["entity_group"]) for e in 
 
 
 def test_predicting_a_file_without_tags(ner_flags, tmp_path):
-    """D6: neither train nor validation files, nor tags, are asked for."""
+    """Neither train nor validation files, nor tags, are asked for."""
     ner.main(ner_flags)
     untagged = tmp_path / "untagged.conll"
     untagged.write_text("Anna\nran\n\nHome\n")
@@ -193,7 +193,7 @@ def test_a_finished_run_says_so_and_stops(ner_flags, tmp_path, capsys):
 
 
 def test_another_run_in_the_same_folder_is_refused(ner_flags, tmp_path):
-    """D10: the peers overwrite it silently."""
+    """The example scripts overwrite it silently."""
     ner.main(ner_flags)
     before = weights(tmp_path / "run")
     with pytest.raises(InputError, match=r"seed: 42 there, 7 here.*--output_dir.*--overwrite true"):
@@ -254,7 +254,7 @@ def test_evaluations_leave_training_as_it_is(ner_flags, tmp_path):
 
 
 def test_resume_from_checkpoint_takes_true_false_and_a_path(ner_flags, tmp_path, capsys):
-    """D9: the peers answer `Can't find a valid checkpoint at True`."""
+    """The example scripts answer `Can't find a valid checkpoint at True`."""
     flags = changed(ner_flags, save_strategy="steps", save_steps=5)
     results = ner.main(changed(flags, output_dir=tmp_path / "whole"))
     assert interrupt(changed(flags, output_dir=tmp_path / "killed"), 7, signal.SIGKILL).returncode == -9

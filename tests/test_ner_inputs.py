@@ -74,7 +74,7 @@ def test_integers_take_their_names_from_parquet_or_from_the_flag(tmp_path):
         tmp_path / "bare.jsonl", json_lines({"tokens": w, "ner_tags": t} for w, t in zip(*rows.values(), strict=True))
     )
     assert read(bare, label_list=names)["ner_tags"][:] == TAGS
-    with pytest.raises(InputError, match=r"bare.jsonl, line 1: tags are integers.*--label_list"):  # D3
+    with pytest.raises(InputError, match=r"bare.jsonl, line 1: tags are integers.*--label_list"):
         read(bare)
 
 
@@ -191,7 +191,7 @@ def test_failures_that_need_more_than_one_file(tmp_path, tiny_bert):
         (["--train_file", untagged, "--validation_file", good], "untagged.conll, line 1: no tags"),
         (["--train_file", good, "--validation_file", untagged], "untagged.conll, line 1: no tags"),
         (["--train_file", good, "--validation_file", good, "--test_file", mixed], "mixed.jsonl, line 2: no tags"),
-        # D8: a validation label never seen in training
+        # A validation label never seen in training
         (
             ["--train_file", good, "--validation_file", unseen],
             'unseen.conll, line 1: entity type "EVENT" does not occur',

@@ -488,7 +488,7 @@ def test_questions_by_hand(trained, tmp_path, capsys):
 
 
 def test_a_limit_on_questions_keeps_all_their_windows(trained, tmp_path):
-    """D5: the peers cut windows to the number of questions, and 7 of 10 were answered with the word "empty"."""
+    """The example scripts cut windows to the number of questions, and 7 of 10 were answered with the word "empty"."""
     long = article(20, 3)
     for paragraph in long["data"][0]["paragraphs"]:
         paragraph["context"] += " met saw went to a b c" * 12
@@ -502,7 +502,7 @@ def test_a_limit_on_questions_keeps_all_their_windows(trained, tmp_path):
 
 
 def test_predicting_without_answers(trained, tmp_path):
-    """D7: the peers crash in the metric after writing the predictions."""
+    """The example scripts crash in the metric after writing the predictions."""
     rows = [p["qas"][0] | {"context": p["context"]} for p in article(8, 4)["data"][0]["paragraphs"]]
     path = tmp_path / "bare.jsonl"
     path.write_text("\n".join(json.dumps({k: v for k, v in row.items() if k != "answers"}) for row in rows))
@@ -513,7 +513,6 @@ def test_predicting_without_answers(trained, tmp_path):
 
 
 def test_another_run_in_the_same_folder_is_refused(trained, tiny):
-    """D10."""
     folder, results, train, dev = trained
     assert run(tiny, folder, "--train_file", train, "--validation_file", dev) == results
     with pytest.raises(InputError, match="n_best_size: 20 there, 5 here"):

@@ -13,6 +13,7 @@ import pytest
 from common import report, runs
 from common.errors import InputError
 from common.model_card import model_card
+from common.report import published
 from recipes import ner, nli, qa, text_classification
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)> {{ 7*7 }} & \u202e\u0001 $x_1$"
@@ -159,6 +160,15 @@ def test_many_classes_and_a_published_figure(tmp_path):
     record["arguments"] |= {"task_name": "sst2", "model_name_or_path": "google-bert/bert-base-cased"}
     (folder / "run.json").write_text(json.dumps(record))
     assert re.search(r"published 0\.9232 bert-base-cased, Transformers", text_of(drawn(folder)))
+
+
+def test_published_figures_of_the_hubs_datasets_are_for_their_own_rows_alone():
+    arguments = {"dataset_name": "rajpurkar/squad", "model_name_or_path": "google-bert/bert-base-uncased"}
+    assert published({"arguments": arguments}, "validation", "f1")[0] == 88.52
+    assert published({"arguments": arguments | {"validation_file": "mine.json"}}, "validation", "f1") is None
+    arguments = {"dataset_name": "lhoestq/conll2003", "model_name_or_path": "google-bert/bert-base-cased"}
+    assert published({"arguments": arguments}, "validation", "f1")[0] == pytest.approx(0.964)
+    assert published({"arguments": arguments}, "test", "f1")[0] == pytest.approx(0.924)
 
 
 def test_scores_tags_and_answers(tmp_path):
