@@ -50,6 +50,8 @@ def row_scores(rows: list[dict[str, Any]], folder: str, record: dict[str, Any]) 
         return entity_row_scores(rows)
     if "answers" in rows[0]:
         return answer_row_scores(rows)
+    if isinstance(rows[0]["predicted"], list):
+        raise InputError(f"{folder}: its rows may have several labels each, and such runs are not compared")
     if not isinstance(rows[0]["predicted"], str):
         return number_row_scores(rows)
     reported = {re.sub(r"^(eval|test)_((mis)?matched_)?", "", name) for name in record["results"]}

@@ -12,7 +12,7 @@ import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from common.errors import InputError, OneLineParser, run_as_command
 from common.metrics import answer_baselines, answer_scores, entity_errors, entity_scores
 from common.model_card import split_of
 from common.statistics import RowScore, bootstrap_interval, label_row_scores
-from common.tags import entities
+from common.tags import entities, is_tag
 
 log = logging.getLogger("recipes")
 REPORT = "report.html"
@@ -220,18 +220,24 @@ def advice(history: Sequence[dict], score: str | None) -> list[str]:
 # What a page says of each task
 
 
-def label_blocks(rows: list[dict], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Confusion matrix, scores per class, reliability, and the most confident mistakes."""
+def class_blocks(gold: Sequence[str], found: Sequence[str], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Confusion matrix, and scores per class."""
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    gold, found = ([row[key] for row in rows] for key in ("label", "predicted"))
     names = [shortened(label, NAME) for label in labels]
     counts = confusion_matrix(gold, found, labels=labels)
     scores = precision_recall_fscore_support(gold, found, labels=labels, zero_division=0)
     per_class = zip(names, *(column.tolist() for column in (*scores, counts.sum(0))), strict=True)
     header = ["class", "precision", "recall", "F1", "gold", "found"]
-    blocks = [confusion(names, counts, "Confusions: rows are gold, columns predicted.")]
-    blocks.append(table(header, sorted(per_class, key=lambda row: row[3]), "Classes, the worst first.", bar=3))
+    return [
+        confusion(names, counts, "Confusions: rows are gold, columns predicted."),
+        table(header, sorted(per_class, key=lambda row: row[3]), "Classes, the worst first.", bar=3),
+    ]
+
+
+def label_blocks(rows: list[dict], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """`class_blocks`, reliability, and the most confident mistakes."""
+    blocks = class_blocks([row["label"] for row in rows], [row["predicted"] for row in rows], labels)
     confidence = np.array([row["probability"] for row in rows])
     is_right = np.array([row["label"] == row["predicted"] for row in rows])
     blocks.append(reliability(confidence, is_right))
@@ -585,6 +591,8 @@ def page(folder: Path) -> dict[str, Any]:
     rows, start = read_rows(folder, "predictions.jsonl")
     tested = any(name.startswith("test_") for name in record["results"])
     split = start.rstrip("_") or ("test" if tested else "validation")
+    several = bool(rows) and "ner_tags" not in rows[0] and isinstance(rows[0]["predicted"], list)
+    rows = [] if several else rows
     best = headline(record, split if rows else None)
     tiles, said = [], []
     if best:
@@ -615,10 +623,14 @@ def page(folder: Path) -> dict[str, Any]:
         tiles.append(
             ("useful tokens a second", f"{speed:,.0f}", f"{record['padding_share']:.0%} of positions are padding")
         )
-    if not rows:
+    if several:
+        blocks = [say("Rows may have several labels each; of such rows only the scores are shown.")]
+    elif not rows:
         blocks = [say("No split with gold answers was evaluated, so there are no errors to show.")]
     elif "ner_tags" in rows[0]:
-        blocks = tag_blocks(rows)
+        gold, found = (list(chain.from_iterable(row[key] for row in rows)) for key in ("ner_tags", "predicted"))
+        tags = sorted({*gold, *found})  # parts of speech are no entities
+        blocks = tag_blocks(rows) if all(map(is_tag, tags)) else class_blocks(gold, found, tags)
     elif "answers" in rows[0]:
         blocks = answer_blocks(rows, folder, start, record)
     else:

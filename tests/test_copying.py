@@ -13,7 +13,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from common import report
 from common.arguments import build_parser
+from common.compare import compare
+from common.errors import InputError
 from recipes import predict, text_classification
 from tests.conftest import ROOT, logged, save_tiny_bert, write_sentences
 
@@ -147,6 +150,10 @@ def test_parts_of_speech(patched, tmp_path, capsys):
     again = ("--do_train", "false", "--model_name_or_path", folder, "--validation_file", files[1])
     assert run(module, *again, "--output_dir", tmp_path / "again") == pytest.approx(results, rel=1e-4)
 
+    # The report shows classes of words, not entities.
+    answers = next(blocks for title, blocks in report.page(folder)["sections"] if title.startswith("Answers"))
+    assert [block["caption"].split()[0] for block in answers] == ["Confusions:", "Classes,"]
+
     # Without a validation file a part is held out, by sentence.
     held = run(module, *given[:2], *given[4:], "--output_dir", tmp_path / "held", "--max_steps", 1)
     assert 0 <= held["eval_accuracy"] <= 1
@@ -188,6 +195,12 @@ def test_several_labels(patched, tmp_path):
     assert [answer["predicted"] for answer in answers] == [row["predicted"] for row in rows]
     again = ("--do_train", "false", "--model_name_or_path", folder, "--validation_file", held_out)
     assert run(module, *again, "--output_dir", tmp_path / "again") == pytest.approx(results, rel=1e-4)
+
+    # The report draws what it can; a comparison says that it cannot.
+    answers = next(blocks for title, blocks in report.page(folder)["sections"] if title.startswith("Answers"))
+    assert "several labels" in answers[0]["text"]
+    with pytest.raises(InputError, match="several labels each"):
+        compare(str(folder), str(folder))
 
     # Accumulated parts of a batch weigh as the whole.
     steps = []
