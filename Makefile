@@ -8,17 +8,19 @@ CHECKPOINT := models/all-MiniLM-L6-v2
 SAMPLES := recipes/samples
 ARGS ?=
 
+share = $(shell expr $1 / $(if $(filter-out 0,$(NPROC)),$(NPROC),1))
+
 # What OFFLINE=1 stands for, per recipe: the checkpoint from the package index, the bundled sample, and settings that
 # suit them and take a minute or two. Flags in ARGS come later and win.
 sample = --model_name_or_path $(CHECKPOINT) --train_file $(SAMPLES)/$1/train.$2 \
 	--validation_file $(SAMPLES)/$1/validation.$2 --test_file $(SAMPLES)/$1/test.$2 --save_strategy no --eval_strategy no
 offline_text_classification = $(call sample,text_classification,csv) \
-	--learning_rate 1e-4 --num_train_epochs 3 --per_device_train_batch_size 16 --freeze embeddings
+	--learning_rate 1e-4 --num_train_epochs 3 --per_device_train_batch_size $(call share,16) --freeze embeddings
 offline_nli = $(call sample,nli,csv) \
-	--learning_rate 1e-4 --num_train_epochs 4 --per_device_train_batch_size 16 --freeze embeddings
+	--learning_rate 1e-4 --num_train_epochs 4 --per_device_train_batch_size $(call share,16) --freeze embeddings
 offline_ner = $(call sample,ner,conll) \
-	--learning_rate 3e-4 --num_train_epochs 5 --per_device_train_batch_size 8 --freeze embeddings
-offline_qa = $(call sample,qa,json) --learning_rate 4e-4 --num_train_epochs 2 --per_device_train_batch_size 8
+	--learning_rate 3e-4 --num_train_epochs 5 --per_device_train_batch_size $(call share,8) --freeze embeddings
+offline_qa = $(call sample,qa,json) --learning_rate 4e-4 --num_train_epochs 2 --per_device_train_batch_size $(call share,8)
 
 # One process, or one for each GPU (NPROC says otherwise; without GPUs processes share the CPU). LAUNCH=
 # recipes/launch/fsdp2.yaml divides the model as well as the batch.
