@@ -11,7 +11,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny models spend more on handing work ov
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("untimed", deadline=None)  # the machine may be busy
+settings.load_profile("untimed")
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "recipes" / "samples" / "ner"
 

@@ -304,7 +304,7 @@ PARSERS = {
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".conll", ".parquet"])
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=documents)
 def test_any_bytes_are_read_or_refused(suffix, content, tmp_path):
     path = tmp_path / f"any{suffix}"

@@ -77,7 +77,7 @@ def test_words_without_a_piece_get_o_and_lose_nobody_elses_place(tokenizer):
     assert tags == [["O", "B-PER", "O", "O"], ["O"]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.lists(st.sampled_from(["grace", "hopper", "ada", "hope", "\x01", "London"]), min_size=1, max_size=30),

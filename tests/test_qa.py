@@ -218,7 +218,7 @@ def test_whole_contexts_are_held_out(tmp_path):
 TEXT = st.text(st.sampled_from(CHARACTERS + " \t\n\u00a0\u0301🙂"), min_size=1, max_size=120)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(context=TEXT, data=st.data())
 def test_an_answer_is_in_exactly_the_windows_that_hold_it_and_comes_back_as_text(tokenizer, context, data):
     start = data.draw(st.integers(0, len(context) - 1))

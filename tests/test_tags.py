@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.tags import detect_scheme, entities, spans_to_tags, split_words, to_bio
@@ -57,7 +57,6 @@ def test_iob1_round_trip(bio):
     assert to_bio(bio, "BIO") == bio
 
 
-@settings(deadline=None)  # seqeval's import takes longer
 @given(well_formed)
 def test_entities_agree_with_seqeval(bio):
     from seqeval.metrics.sequence_labeling import get_entities
