@@ -557,8 +557,7 @@ def published(record: dict[str, Any], split: str, metric: str) -> tuple[float, s
     """A published figure of the task, or of the Hub's dataset, on the same split, of the same model where there is one,
     and its source."""
     arguments, wanted = record["arguments"], "test" if split == "test" else "dev"
-    own_files = any(arguments.get(f"{name}_file") for name in ("train", "validation", "test"))
-    task = arguments.get("task_name") or (None if own_files else Path(arguments["dataset_name"]).name)
+    task = arguments.get("task_name") or (None if own_file(arguments) else Path(arguments["dataset_name"]).name)
     name = f"mismatched_{metric}" if split == "validation_mismatched" else metric
     if task is None or not BASELINES.exists():
         return None
@@ -575,7 +574,7 @@ def published(record: dict[str, Any], split: str, metric: str) -> tuple[float, s
 # The page
 
 
-def number(value: float, name: str = "") -> str:
+def number(value: float) -> str:
     """Four digits of a share of 1, two of a percentage (answers to questions).
 
     >>> number(0.71549), number(72.049)
@@ -612,7 +611,7 @@ def page(folder: Path) -> dict[str, Any]:
     said += advice(history, best and best[0])
     seconds, speed = record.get("seconds", {}), record.get("useful_tokens_per_second")
     parts = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if name != "total")
-    data = arguments.get("train_file") or arguments.get("validation_file") or arguments.get("test_file")
+    data = own_file(arguments)
     tiles += [
         ("model", Path(arguments["model_name_or_path"]).name, arguments["model_name_or_path"]),
         ("data", Path(data or arguments["dataset_name"]).name, arguments.get("task_name") or data or ""),
@@ -653,6 +652,11 @@ def page(folder: Path) -> dict[str, Any]:
             ("Run", [table(["split", "score", "value"], scores, "All scores."), say(record["command"]), say(versions)]),
         ],
     }
+
+
+def own_file(arguments: dict[str, Any]) -> str | None:
+    """The file that a run is named after, None where the data came from the Hub or a folder."""
+    return arguments.get("train_file") or arguments.get("validation_file") or arguments.get("test_file")
 
 
 def duration(seconds: float) -> str:
@@ -711,7 +715,7 @@ def write_index(root: Path) -> Path:
         low, high = min(losses, default=0), max(losses, default=0)
         points = [(100 * i / len(losses), 22 - 20 * (x - low) / (high - low or 1)) for i, x in enumerate(losses)]
         arguments = record["arguments"]
-        file = arguments.get("train_file") or arguments.get("validation_file") or arguments.get("test_file")
+        file = own_file(arguments)
         runs.append(
             {
                 "link": f"{folder.relative_to(root)}/{REPORT}",

@@ -27,7 +27,7 @@ from common.compare import read_run, row_scores
 from common.data import read_rows
 from common.errors import InputError, OneLineParser, run_as_command
 from common.glue_files import OFFICIAL, SUBMISSION, convert_official, is_official, write_submission
-from common.statistics import bootstrap_interval, mean_score
+from common.statistics import RowScore, bootstrap_interval, mean_score
 from common.tables import table
 
 # Recipe, metrics and rows of train and validation of each task (Wang et al. 2019, table 1; MNLI's two dev sets).
@@ -241,13 +241,10 @@ def best_rate(args: argparse.Namespace, done: dict[Run, Path], task: str) -> tup
     return max(means, key=means.get, default=None), means
 
 
-def interval(metric: str, folders: list[Path]) -> tuple[float, float] | None:
-    """The 95 % bootstrap interval over validation rows of the mean over seeds; None for MNLI's mismatched half, whose
-    predictions a run does not keep."""
-    scores = []
-    for folder in folders:
-        rows, record = read_run(str(folder))
-        scores.append(row_scores(rows, str(folder), record).get(metric.removeprefix("matched_")))
+def interval(metric: str, runs: list[dict[str, RowScore]]) -> tuple[float, float] | None:
+    """The 95 % bootstrap interval over validation rows of the mean over seeds, from the `row_scores` of each run; None
+    for MNLI's mismatched half, which `predictions.jsonl` does not hold."""
+    scores = [scores.get(metric.removeprefix("matched_")) for scores in runs]
     return None if None in scores else bootstrap_interval(mean_score(scores))
 
 
@@ -285,9 +282,12 @@ def summarize(
             notes.append(
                 f"{task}: learning rate {rate} is the best on validation itself, so its score flatters ({tried})."
             )
+        # Read once, for all metrics.
+        found_in = [(folder, *read_run(str(folder))) for folder in folders]
+        runs = [row_scores(rows, str(folder), record) for folder, rows, record in found_in]
         for metric in read_scores(task, folders[0]) if folders else ():
             values = [100 * read_scores(task, folder)[metric] for folder in folders]
-            found = interval(metric, folders)
+            found = interval(metric, runs)
             entry = {"task": task, "metric": metric, "values": values, "mean": float(np.mean(values))}
             entry |= {"sd": float(np.std(values, ddof=1)) if len(values) > 1 else None, "best": max(values)}
             entry |= {"interval": None if found is None else [100 * value for value in found], "learning_rate": rate}
