@@ -103,10 +103,9 @@ def arms(case: Case, full: bool) -> dict[str, dict[str, Any]]:
         found["A, memory returned"] = {"env": returned}
         found["A, stock dropout"] = {"without": "dropout"}
         found["A, batches whole"] = {"without": "parts"}
+        found["A, all words updated"] = {"without": "rows in use"}
     found[f"A, {attention} attention"] = {"flags": f"--attn_implementation {attention}"}
     found["A, grouped by length"] = {"flags": "--train_sampling_strategy group_by_length"}
-    # No default, but the most that could be saved on the embedding matrix, its gradient and its update.
-    found["A, embeddings frozen"] = {"flags": "--freeze embeddings"}
     return found | {"A again": {}, "B again": found["B"]}
 
 
@@ -156,6 +155,8 @@ def worker(recipe: str, pad: int, without: str, flags: list[str]) -> None:
         cpu.cheap_dropout = cpu.stock_dropout
     elif without == "parts":
         module.RecipeTrainer.splits_batches = False
+    elif without == "rows in use":
+        module.RecipeTrainer.trains_rows_in_use = False
     if pad:
         collator = module.DataCollatorWithPadding
         module.DataCollatorWithPadding = lambda tokenizer, **_: collator(tokenizer, pad_to_multiple_of=pad)
