@@ -108,7 +108,8 @@ def only_rows_in_use(model: Any, dataset: Any, special_pieces: Sequence[int]) ->
         yield None
         return
     chunks = pyarrow.compute.list_flatten(dataset.data.column("input_ids"))
-    pieces = {*pyarrow.compute.unique(chunks).to_pylist(), *special_pieces, whole.padding_idx} - {None}
+    pieces = {*pyarrow.compute.unique(chunks).to_pylist(), *special_pieces, whole.padding_idx}
+    pieces &= {*range(whole.num_embeddings)}  # a tokenizer may have more, for other models
     embedding = EmbeddingInUse(whole, torch.tensor(sorted(pieces)))
     model.set_input_embeddings(embedding)
     try:

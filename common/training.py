@@ -115,7 +115,7 @@ class RecipeTrainer(Trainer):
             try:
                 return super().train(*args, **kwargs)
             finally:
-                self.optimizer = self.lr_scheduler = None  # of parameters that are no longer the model's
+                self.embedding = self.optimizer = self.lr_scheduler = None  # their parameters are the model's no more
 
     @property
     def trains_rows_in_use(self) -> bool:
