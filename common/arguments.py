@@ -46,9 +46,7 @@ class RecipeArguments:
     freeze: str | None = flag(None, "What does not train: encoder, embeddings, or N (and N layers). Unset: all trains.")
     early_stopping_patience: int | None = flag(None, "Stop after N evaluations without a better score. Unset: never.")
     attn_implementation: str | None = flag(None, "eager or sdpa. Unset: the faster one on this device.")
-    cpu_tuning: bool = flag(
-        True, "On a CPU: little padding, cheap dropout, only words in use, memory kept, denormals zero."
-    )
+    cpu_tuning: bool = flag(True, "On a CPU: little padding, cheap dropout, memory kept, denormals zero.")
     overwrite: bool = flag(False, "Replace another or a finished run in --output_dir.")
 
 
@@ -161,7 +159,7 @@ def parse_arguments(
         training_args._n_gpu = 1
     log.info("Precision %s: %s. Device %s.", precision_name(training_args), reason, training_args.device)
     if is_tuned:
-        log.info("CPU: little padding, cheap dropout, only words in use, memory kept, denormals zero (--cpu_tuning).")
+        log.info("CPU: batches in parts of like length, cheap dropout, memory kept, denormals zero (--cpu_tuning).")
     if training_args.do_train:
         processes, steps = training_args.world_size, training_args.gradient_accumulation_steps
         log.info(

@@ -24,7 +24,6 @@ from transformers.trainer_utils import seed_worker
 
 from common import cpu
 from common.batches import TrainingBatches, TrainingOrder, split_by_length, with_empty_batches
-from common.embeddings import EmbeddingInUse, only_rows_in_use
 from common.errors import InputError
 from common.hub import hub_errors
 from common.processes import told_by_main_process
@@ -102,33 +101,12 @@ class RecipeTrainer(Trainer):
     broken: torch.Tensor | None = None  # on the device: whether a loss or gradient since `sound_step` was not finite
     sound_step = 0
     skipped_steps = 0  # by the fp16 scaler, in a row
-    embedding: EmbeddingInUse | None = None  # while it trains, on a CPU
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         # Upstream all processes have one seed, and draw the same dropout masks for different examples.
         if self.args.process_index:
             torch.manual_seed(self.args.seed + self.args.process_index)
-        if not self.trains_rows_in_use:
-            return super().train(*args, **kwargs)
-        special = getattr(self.processing_class, "all_special_ids", [])
-        with only_rows_in_use(self.model, self.train_dataset, special) as self.embedding:
-            try:
-                return super().train(*args, **kwargs)
-            finally:
-                self.embedding = self.optimizer = self.lr_scheduler = None  # their parameters are the model's no more
-
-    @property
-    def trains_rows_in_use(self) -> bool:
-        """On a CPU, where the update of all word embeddings shows beside a small batch, and where rows without a
-        gradient stay as they are: weight decay moves them too."""
-        plain = self.args.optim in ("adamw_torch", "adamw_torch_fused") and not self.args.weight_decay
-        return cpu.is_tuned() and plain and self.optimizer is None and not self.is_fsdp_enabled
-
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        optimizer = super().create_optimizer(*args, **kwargs)
-        if self.embedding is not None:
-            self.embedding.keep_state_whole(optimizer)
-        return optimizer
+        return super().train(*args, **kwargs)
 
     def is_local_process_zero(self) -> bool:
         return self.is_world_process_zero()  # one log and one progress bar, where upstream every machine has its own

@@ -104,9 +104,10 @@ def arms(case: Case, full: bool) -> dict[str, dict[str, Any]]:
         found["A, memory returned"] = {"env": returned}
         found["A, stock dropout"] = {"without": "dropout"}
         found["A, batches whole"] = {"without": "parts"}
-        found["A, all words updated"] = {"without": "rows in use"}
     found[f"A, {attention} attention"] = {"flags": f"--attn_implementation {attention}"}
     found["A, grouped by length"] = {"flags": "--train_sampling_strategy group_by_length"}
+    # No default, but the most that could be saved on the embedding matrix, its gradient and its update.
+    found["A, embeddings frozen"] = {"flags": "--freeze embeddings"}
     return found | {"A again": {}, "B again": found["B"]}
 
 
@@ -134,7 +135,7 @@ def run_arm(name: str, case: Case, arm: dict[str, Any], folder: Path, data: Path
     if done.returncode:
         raise SystemExit(f"error: {name}: {done.stderr.strip().splitlines()[-1]}")
     record = json.loads((ROOT / folder / "run.json").read_text())
-    score = next(value for key, value in record["results"].items() if key.startswith("eval_"))
+    score = next(record["results"][key] for key in ("eval_f1", "eval_accuracy") if key in record["results"])
     return {
         "recipe": case.recipe,
         "data": "real" if is_real else "sample",
@@ -157,8 +158,6 @@ def worker(recipe: str, pad: int, without: str, flags: list[str]) -> None:
         cpu.cheap_dropout = cpu.stock_dropout
     elif without == "parts":
         module.RecipeTrainer.splits_batches = False
-    elif without == "rows in use":
-        module.RecipeTrainer.trains_rows_in_use = False
     if pad:
         collator = module.DataCollatorWithPadding
         module.DataCollatorWithPadding = lambda tokenizer, **_: collator(tokenizer, pad_to_multiple_of=pad)

@@ -9,10 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from datasets import Dataset
 from transformers import AutoModelForTokenClassification
 
-from common.embeddings import only_rows_in_use
 from common.errors import InputError
 from common.preprocessing import load_tokenizer
 from common.training import freeze, load_model
@@ -140,22 +138,3 @@ def test_frozen_parts_are_found_in_every_architecture(name, encoders):
         assert bool(of_encoder) == (what != "encoder")
         assert not (what == "1" and any("layer.0." in n or "layers.0." in n for n in of_encoder))
         assert any("classifier" in n for n in trained)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_rows_in_use_have_the_gradient_of_the_whole_embedding(name, encoders):
-    model, tokenizer = load(encoders(name)).train(), load_tokenizer(encoders(name))
-    inputs = tokenizer(["Grace met Ada.", "In London."], padding=True, return_tensors="pt")
-    whole = model.get_input_embeddings().weight
-
-    def gradient(weight):
-        logits = model(**inputs).logits
-        logits.square().sum().backward()
-        return logits, weight.grad
-
-    expected, of_whole = gradient(whole)
-    dataset = Dataset.from_dict({"input_ids": inputs["input_ids"].tolist()})
-    with only_rows_in_use(model, dataset, tokenizer.all_special_ids) as embedding:
-        found, of_rows = gradient(embedding.rows.weight)
-    assert torch.equal(found, expected) and 0 < len(embedding.pieces) < len(whole) // 2
-    assert of_rows.abs().sum() > 0 and torch.equal(of_rows, of_whole[embedding.pieces])
