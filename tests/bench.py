@@ -127,7 +127,7 @@ def run_arm(name: str, case: Case, arm: dict[str, Any], folder: Path, data: Path
     command += ["--without", arm.get("without", "nothing"), "--"]
     command += f"--model_name_or_path {model} --train_file {train} --validation_file {held_out} {flags}".split()
     command += f"{length} --save_strategy no --eval_strategy no {arm.get('flags', '')}".split()
-    command += ["--output_dir", str(folder), "--overwrite", "true", "--disable_tqdm", "true"]
+    command += ["--output_dir", str(folder), "--disable_tqdm", "true"]
     shutil.rmtree(ROOT / folder, ignore_errors=True)  # a run that was stopped would be resumed
     start = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **arm.get("env", {})})
