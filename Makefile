@@ -7,26 +7,27 @@ READY := $(VENV)/.ready
 CHECKPOINT := models/all-MiniLM-L6-v2
 SAMPLES := recipes/samples
 ARGS ?=
-
-share = $(shell expr $1 / $(if $(filter-out 0,$(NPROC)),$(NPROC),1))
+# Tells glibc to keep the memory that a training step frees for the next step, which fetches it page by page otherwise.
+export MALLOC_MMAP_MAX_ ?= 0
+export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 
 # What OFFLINE=1 stands for, per recipe: the checkpoint from the package index, the bundled sample, and settings that
 # suit them and take a minute or two. Flags in ARGS come later and win.
 sample = --model_name_or_path $(CHECKPOINT) --train_file $(SAMPLES)/$1/train.$2 \
 	--validation_file $(SAMPLES)/$1/validation.$2 --test_file $(SAMPLES)/$1/test.$2 --save_strategy no --eval_strategy no
 offline_text_classification = $(call sample,text_classification,csv) \
-	--learning_rate 1e-4 --num_train_epochs 2 --per_device_train_batch_size $(call share,16) --freeze embeddings
+	--learning_rate 1e-4 --num_train_epochs 2 --per_device_train_batch_size 16 --freeze embeddings
 offline_nli = $(call sample,nli,csv) \
-	--learning_rate 1e-4 --num_train_epochs 3 --per_device_train_batch_size $(call share,16) --freeze embeddings
+	--learning_rate 1e-4 --num_train_epochs 3 --per_device_train_batch_size 16 --freeze embeddings
 offline_ner = $(call sample,ner,conll) \
-	--learning_rate 3e-4 --num_train_epochs 4 --per_device_train_batch_size $(call share,8) --freeze embeddings
+	--learning_rate 3e-4 --num_train_epochs 4 --per_device_train_batch_size 8 --freeze embeddings
 offline_qa = $(call sample,qa,json) \
-	--learning_rate 4e-4 --num_train_epochs 1.75 --per_device_train_batch_size $(call share,4) --freeze 3
+	--learning_rate 4e-4 --num_train_epochs 1.75 --per_device_train_batch_size 4 --freeze 3
 
-# One process, or one for each GPU (NPROC says otherwise; without GPUs processes share the CPU). LAUNCH=
-# recipes/launch/fsdp2.yaml divides the model as well as the batch.
-, := ,
-NPROC ?= $(if $(CUDA_VISIBLE_DEVICES),$(words $(subst $(,), ,$(CUDA_VISIBLE_DEVICES))),$(shell nvidia-smi -L 2>/dev/null | grep -c ^GPU))
+# One process for each GPU or other accelerator that PyTorch sees, else one; for a bundled sample one. NPROC says
+# otherwise; without accelerators processes share the CPU. LAUNCH=recipes/launch/fsdp2.yaml divides the model as well.
+count = import torch; print(torch.accelerator.device_count())
+NPROC ?= $(if $(filter 1,$(OFFLINE)),1,$(eval NPROC := $(shell $(PY) -c '$(count)' 2>/dev/null))$(NPROC))
 LAUNCH ?= recipes/launch/multi_gpu.yaml
 launch = $(if $(filter-out 0 1,$(NPROC)),TORCH_CPP_LOG_LEVEL=ERROR $(VENV)/bin/accelerate launch --quiet --config_file $(LAUNCH) --num_processes $(NPROC),$(PY))
 recipe = $(subst -,_,$*)

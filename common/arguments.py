@@ -19,6 +19,7 @@ from common.cpu import tune_cpu
 from common.errors import InputError, OneLineParser, check_at_least_one, check_range
 from common.hub import go_offline_without_hub
 from common.processes import is_main_process, world_size
+from common.runs import read_record
 from common.training import choose_precision, precision_name, total_batch_size
 
 log = logging.getLogger("recipes")
@@ -45,8 +46,9 @@ class RecipeArguments:
     max_seq_length: int | None = flag(None, "Word pieces in an input. Unset: 512, in qa 384, or the model's limit.")
     freeze: str | None = flag(None, "What does not train: encoder, embeddings, or N (and N layers). Unset: all trains.")
     early_stopping_patience: int | None = flag(None, "Stop after N evaluations without a better score. Unset: never.")
-    attn_implementation: str | None = flag(None, "eager or sdpa. Unset: the faster one on this device.")
-    cpu_tuning: bool = flag(True, "On a CPU: little padding, cheap dropout, memory kept, denormals zero.")
+    packing: bool | None = flag(None, "Compute no padding in the encoder. Unset: on a CPU, where the model allows it.")
+    attn_implementation: str | None = flag(None, "eager or sdpa, without packing. Unset: the faster on this device.")
+    cpu_tuning: bool = flag(True, "On a CPU: cheaper dropout masks, denormal numbers zero.")
     overwrite: bool = flag(False, "Replace another or a finished run in --output_dir.")
 
 
@@ -68,6 +70,11 @@ def build_parser(arguments: type, defaults: dict[str, Any], name: str) -> Recipe
             action.help = (
                 "After running out of memory, start over with a smaller batch. The effective batch then changes, and "
                 "with it the result; --gradient_accumulation_steps does not."
+            )
+        elif action.dest == "per_device_train_batch_size":
+            action.help = (
+                "Examples that a device computes at once. The default is divided among the processes of a run, so that "
+                "the effective batch stays the same; a value given here is not."
             )
     # None stands for what is chosen from the machine.
     parser.set_defaults(**{"bf16": None, "fp16": None, "use_cpu": None, "output_dir": f"runs/{name}", **defaults})
@@ -137,9 +144,16 @@ def parse_arguments(
     given = {word.split("=")[0].replace("-", "_") for word in argv}
     if asked.do_train and "__per_device_train_batch_size" not in given:
         parser.set_defaults(per_device_train_batch_size=share_of(asked.per_device_train_batch_size, world_size()))
+    if asked.train_sampling_strategy not in ("random", "sequential"):
+        raise InputError(
+            f"--train_sampling_strategy {asked.train_sampling_strategy}: trains worse, and upstream it also reorders "
+            "predictions and resumed epochs; drop it, packing leaves no padding to save"
+        )
     check_range(asked, 0, 2**32 - 1, "seed", "data_seed")
     check_range(asked, 0, 1e6, "learning_rate", "num_train_epochs", "weight_decay", "max_grad_norm")
-    choice, reason = choose_precision(asked)
+    folder = parser.parse_known_args(argv)[0].output_dir  # its default may have been set above
+    recorded = None if asked.overwrite else (read_record(Path(folder)) or {}).get("precision")
+    choice, reason = choose_precision(asked, recorded)
     parser.set_defaults(**choice)
     is_tuned = choice["use_cpu"] and asked.cpu_tuning and not asked.torch_compile  # which draws its own masks
     tune_cpu(is_tuned)
@@ -159,7 +173,7 @@ def parse_arguments(
         training_args._n_gpu = 1
     log.info("Precision %s: %s. Device %s.", precision_name(training_args), reason, training_args.device)
     if is_tuned:
-        log.info("CPU: batches in parts of like length, cheap dropout, memory kept, denormals zero (--cpu_tuning).")
+        log.info("CPU: cheaper dropout masks, denormal numbers count as zero (--cpu_tuning false: stock).")
     if training_args.do_train:
         processes, steps = training_args.world_size, training_args.gradient_accumulation_steps
         log.info(

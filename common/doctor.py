@@ -127,7 +127,7 @@ def main() -> None:
     for path in sorted((ROOT / "recipes").glob("*.py")):
         if "\nDEFAULTS = " in path.read_text(encoding="utf-8"):  # also your copies
             try:
-                print(plan(importlib.import_module(f"recipes.{path.stem}"), torch.cuda.device_count(), answers))
+                print(plan(importlib.import_module(f"recipes.{path.stem}"), torch.accelerator.device_count(), answers))
             except (InputError, ImportError, SyntaxError) as error:
                 print(f"recipes/{path.name}: cannot be read: {error}")
 

@@ -49,9 +49,19 @@ def go_offline_without_hub(*names: str | None) -> None:
     datasets.config.HF_HUB_OFFLINE = True
 
 
+def reaching_and_reading() -> tuple[type[Exception], ...]:
+    """What the libraries raise where a model or dataset is not reached, not found, or cannot be read."""
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+    from safetensors import SafetensorError
+
+    # ValueError: an unknown configuration or model type, broken JSON; RuntimeError: weights of another shape.
+    return OSError, ValueError, RuntimeError, HfHubHTTPError, DatasetsError, SafetensorError
+
+
 @contextmanager
 def hub_errors(kind: str, name: str) -> Iterator[None]:
-    """Turn the libraries' many ways of saying "`name` is not to be had" into one `InputError` with the remedies. Of
+    """Turn the libraries' many ways of saying "`name` cannot be loaded" into one `InputError` with the remedies. Of
     several processes one on each machine downloads; the others read the cache.
 
     Args:
@@ -63,9 +73,7 @@ def hub_errors(kind: str, name: str) -> Iterator[None]:
             yield
     except InputError:
         raise
-    # from_pretrained and load_dataset raise OSError, ConnectionError, FileNotFoundError or ValueError; broken JSON or
-    # weights in a local folder surface as other types, which are the user's to mend as well.
-    except Exception as error:
+    except reaching_and_reading() as error:  # any other is a bug, and keeps its traceback
         reason = " ".join(str(error).split())[:200]
         if os.path.isdir(name):
             raise InputError(f"{name}: cannot be loaded as a {kind}: {reason}") from error

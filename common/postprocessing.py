@@ -34,18 +34,17 @@ def tags_of_sentences(
     return tags
 
 
-def in_row_order(predictions: np.ndarray, features: Any) -> np.ndarray:
-    """Predictions of an evaluation set that was sorted by length, put back in the order of its rows; of a row that was
-    read in several windows their mean.
+def mean_over_windows(predictions: np.ndarray, features: Any) -> np.ndarray:
+    """The mean prediction of each row over the windows in which it was read, in the order of the rows.
 
-    >>> in_row_order(np.array([[3.0], [1.0], [5.0]]), {"row": [1, 0, 1]}).tolist()
+    >>> mean_over_windows(np.array([[1.0], [3.0], [5.0]]), {"row": [0, 1, 1]}).tolist()
     [[1.0], [4.0]]
     """
     rows = np.asarray(features["row"][:])
-    ordered = np.zeros((rows.max() + 1, *predictions.shape[1:]))
-    np.add.at(ordered, rows, predictions)
+    totals = np.zeros((rows.max() + 1, *predictions.shape[1:]))
+    np.add.at(totals, rows, predictions)
     counts = np.bincount(rows).reshape(-1, *[1] * (predictions.ndim - 1))
-    return (ordered / counts).astype(predictions.dtype)
+    return (totals / counts).astype(predictions.dtype)
 
 
 def choose_answers(

@@ -619,9 +619,7 @@ def page(folder: Path) -> dict[str, Any]:
         ("time", duration(seconds.get("total", 0)), parts),
     ]
     if speed:
-        tiles.append(
-            ("useful tokens a second", f"{speed:,.0f}", f"{record['padding_share']:.0%} of positions are padding")
-        )
+        tiles.append(("useful tokens a second", f"{speed:,.0f}", "of training, padding not counted"))
     if several:
         blocks = [say("Rows may have several labels each; of such rows only the scores are shown.")]
     elif not rows:

@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 
-from common.batches import positions
 from common.data import code_digest, content_fingerprint, file_digest
 from common.errors import InputError
 from common.model_card import model_card
@@ -31,10 +30,12 @@ from common.tables import data_facts
 from common.training import precision_name, total_batch_size
 
 log = logging.getLogger("recipes")
-RUN_FILE, RESULTS_FILE, MANIFEST, LOCK = "run.json", "all_results.json", "manifest.json", ".lock"
+RUN_FILE, RESULTS_FILE, COMPLETE, LOCK = "run.json", "all_results.json", "complete.json", ".lock"
+STAGING = ".saving"
 OUTPUTS = f"""
     {RUN_FILE} {RESULTS_FILE} predictions.jsonl predictions.conll predictions.json nbest_predictions.json
-    null_odds.json README.md trainer_state.json report.html
+    null_odds.json README.md trainer_state.json report.html config.json tokenizer.json tokenizer_config.json
+    special_tokens_map.json vocab.txt
 """.split()
 
 # Arguments that cannot change the result: by name, or by how the name starts. What is not listed here is part of a
@@ -55,12 +56,14 @@ NOT_IDENTITY_PREFIXES = ("log", "hub_", "ddp_", "trackio_")
 
 @dataclasses.dataclass
 class Run:
-    """What `open_run` found in the output folder.
+    """A run and what `open_run` found in its output folder.
 
     Attributes:
         results: the scores of a finished run, else None.
         checkpoint: the folder to resume from, else None.
-        callbacks: for the Trainer; they keep checkpoints complete and stop cleanly on a signal.
+        callbacks: for the Trainer; they take possession of the folder when training begins, keep checkpoints complete
+            and stop cleanly on a signal.
+        is_replaced: the folder holds another run, or this one from its start, to be removed when this one begins.
     """
 
     folder: Path
@@ -69,31 +72,52 @@ class Run:
     results: dict[str, float] | None = None
     checkpoint: str | None = None
     callbacks: list[TrainerCallback] = dataclasses.field(default_factory=list)
+    is_replaced: bool = False
     lock: Any = None
     stopwatch: "Stopwatch" = dataclasses.field(default_factory=lambda: Stopwatch())
 
     def file(self, name: str, split: str) -> Path:
         """Where predictions of a split go: `name` for the last one (test, else validation), and for those before it
         with the split in front; a test split often has no gold answers to look at."""
+        self.take()
         last = next(s for s in ("test", "validation", "validation_mismatched") if s in self.datasets)
         return self.folder / (name if split == last else f"{split}_{name}")
 
+    def take(self) -> None:
+        """Hold the folder for this run, remove what it replaces, and write that it is running; on the main process,
+        when training begins, or the first result is written where nothing is trained."""
+        if self.lock is not None or not is_main_process():
+            return
+        self.lock = lock_folder(self.folder)
+        if self.is_replaced:
+            clear(self.folder, keep=self.checkpoint)
+        for checkpoint in self.folder.glob("checkpoint-*"):
+            if not (checkpoint / COMPLETE).exists():
+                shutil.rmtree(checkpoint)  # this run was stopped while writing it
+        write_atomically(self.folder / RUN_FILE, json.dumps(self.record, indent=2, default=str))
 
-def open_run(recipe_file: str, args: Any, training_args: TrainingArguments, datasets: Any) -> Run:
-    """Take possession of `output_dir`, or report that the run in it is finished (`results`) or resumes (`checkpoint`).
+
+def open_run(
+    recipe_file: str, argv: Sequence[str] | None, args: Any, training_args: TrainingArguments, datasets: Any
+) -> Run:
+    """Look into `output_dir`: the run in it is finished (`results`), resumes (`checkpoint`), or begins. Nothing is
+    written or removed before training begins, so that a mistake found until then costs nothing.
+
+    Args:
+        argv: the recipe's command line as its `main` got it; None stands for `sys.argv`.
 
     Raises:
         InputError: the folder belongs to another run (with what differs), is in use by another process, or holds
             something else; or `--resume_from_checkpoint` names no complete checkpoint.
     """
     folder = Path(training_args.output_dir)
-    identity = run_identity(recipe_file, args, training_args, datasets)
-    # The Trainer would rotate before a checkpoint's manifest is written; the callback below rotates afterwards.
+    # The Trainer would rotate before a checkpoint is marked as complete; the callback below rotates afterwards.
     limit, training_args.save_total_limit = training_args.save_total_limit, None
+    words = sys.argv[1:] if argv is None else argv
     record = {
         "status": "running",
-        "identity": identity,
-        "command": shlex.join([f"python -m recipes.{Path(recipe_file).stem}", *sys.argv[1:]]).replace("'", "", 2),
+        "identity": run_identity(recipe_file, args, training_args, datasets),
+        "command": f"python -m recipes.{Path(recipe_file).stem} {shlex.join(words)}".strip(),
         "arguments": {**dataclasses.asdict(args), **training_args.to_dict()},
         "versions": versions(),
         "device": str(training_args.device),
@@ -102,33 +126,30 @@ def open_run(recipe_file: str, args: Any, training_args: TrainingArguments, data
         "total_batch_size": total_batch_size(training_args),
         "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    run, is_new = Run(folder, record, datasets), not folder.exists()
-    run.callbacks = [run.stopwatch, CompleteCheckpoints(limit), StopOnSignal()]
+    run = Run(folder, record, datasets)
+    run.callbacks = [TakeFolder(run), run.stopwatch, CompleteCheckpoints(limit), StopOnSignal()]
     if is_main_process():
-        run.lock = lock_folder(folder)
-        try:
-            claim_folder(run, args, training_args)
-        except InputError:
-            release(run)
-            if is_new:
-                shutil.rmtree(folder)  # this call made it
-            raise
+        look_into(run, args, training_args)
     run.results, run.checkpoint = from_main_process((run.results, run.checkpoint))
     training_args.resume_from_checkpoint = run.checkpoint
     return run
 
 
-def claim_folder(run: Run, args: Any, training_args: TrainingArguments) -> None:
-    """Compare the folder's record with this run's, and set `run.results` or `run.checkpoint`, or start afresh; on the
-    main process."""
+def look_into(run: Run, args: Any, training_args: TrainingArguments) -> None:
+    """Compare the folder's record with this run's, and set `results`, `checkpoint` or `is_replaced`."""
     folder, identity = run.folder, run.record["identity"]
-    old = read_record(folder)
     overwrite = getattr(args, "overwrite", False)
     resume = training_args.resume_from_checkpoint
-    if training_args.do_train and resume is not None and str(resume).lower() not in ("true", "false"):
+    is_named = training_args.do_train and resume is not None and str(resume).lower() not in ("true", "false")
+    if is_named:
         fault = checkpoint_fault(Path(resume))
         if fault:
             raise InputError(f"--resume_from_checkpoint {resume}: {fault}; name a folder checkpoint-N of a run")
+        run.checkpoint = resume
+    if not os.path.lexists(folder):
+        return
+    release(folder, lock_folder(folder))  # it is refused where another process holds it
+    old = read_record(folder)
     if old is None:
         foreign = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
         if foreign:
@@ -137,29 +158,23 @@ def claim_folder(run: Run, args: Any, training_args: TrainingArguments) -> None:
             )
     elif old["identity"] != identity:
         # A run that stopped before its first checkpoint has nothing to lose.
-        if not overwrite and (old["status"] == "finished" or newest_complete_checkpoint(folder)):
+        if not overwrite and (old["status"] == "finished" or any(folder.glob("checkpoint-*"))):
             raise InputError(
                 f"{folder}: holds another run ({differences(old['identity'], identity)}); "
                 "choose another --output_dir, or replace it with --overwrite true"
             )
-        clear(folder)
-    elif old["status"] == "finished":
-        if not overwrite:
-            run.results = json.loads((folder / RESULTS_FILE).read_text())
-            overall = [f"{name} {score:.4f}" for name, score in run.results.items() if name.islower()]
-            log.info("%s: this run is finished (--overwrite true repeats it): %s.", folder, ", ".join(overall))
-            release(run)
-            return
-        clear(folder)
-    write_atomically(folder / RUN_FILE, json.dumps(run.record, indent=2, default=str))
-    if not training_args.do_train:
+        run.is_replaced = True
+    elif old["status"] == "finished" and not overwrite:
+        run.results = json.loads((folder / RESULTS_FILE).read_text())
+        overall = [f"{name} {score:.4f}" for name, score in run.results.items() if name.islower()]
+        log.info("%s: this run is finished (--overwrite true repeats it): %s.", folder, ", ".join(overall))
         return
-    if resume is None or str(resume).lower() == "true":
+    elif old["status"] == "finished" or str(resume).lower() == "false":
+        run.is_replaced = True
+    if run.is_replaced and Path(args.model_name_or_path).resolve() == folder.resolve():
+        raise InputError(f"{folder}: holds the model that this run starts from; choose another --output_dir")
+    if training_args.do_train and not is_named and not run.is_replaced:
         run.checkpoint = newest_complete_checkpoint(folder)
-    elif str(resume).lower() == "false":
-        clear(folder, keep=(RUN_FILE,))
-    else:
-        run.checkpoint = resume
     if run.checkpoint:
         log.info("Resuming from %s.", run.checkpoint)
 
@@ -194,8 +209,9 @@ def finish_run(run: Run, trainer: Any, results: dict[str, float]) -> dict[str, f
     """Put the model, `all_results.json` and the finished `run.json` in place; each appears whole or not at all. Then
     draw the report, and with `--push_to_hub` upload the folder."""
     args = trainer.args
+    run.take()
     if args.do_train:
-        staging = run.folder / ".saving"
+        staging = run.folder / STAGING
         push, args.push_to_hub = args.push_to_hub, False  # save_model would upload what lies in the folder now
         trainer.save_model(str(staging))
         args.push_to_hub = push
@@ -220,7 +236,7 @@ def finish_run(run: Run, trainer: Any, results: dict[str, float]) -> dict[str, f
             log.warning("Warning: no report (%s: %s); make report RUN=%s", type(error).__name__, error, run.folder)
         if args.do_train and args.push_to_hub:
             upload(run.folder, trainer)
-    release(run)
+        release(run.folder, run.lock)
     return results
 
 
@@ -251,11 +267,8 @@ def upload(folder: Path, trainer: Any) -> None:
 
 def speed(run: Run, trainer: Any) -> dict[str, Any]:
     """Where the time went: seconds of set-up (from the start of the process), training and evaluation; and of the
-    training useful tokens per second (padding not counted) and the share of padding.
-
-    Counted from lengths and the order of batches, without reading anything back from the device.
-    """
-    watch, args, state = run.stopwatch, trainer.args, trainer.state
+    training useful tokens per second, padding not counted."""
+    watch, state = run.stopwatch, trainer.state
     total = round(time.time() - watch.process_started, 1)
     if watch.train_began is None:
         return {"seconds": {"total": total}}
@@ -265,33 +278,13 @@ def speed(run: Run, trainer: Any) -> dict[str, Any]:
         "training": watch.train_ended - watch.train_began - evaluated,
         "evaluation": time.time() - watch.train_ended + evaluated,
     }
-    found: dict[str, Any] = {"seconds": {**{name: round(value, 1) for name, value in parts.items()}, "total": total}}
-    lengths = trainer.train_dataset["length"][:]
-    batch, accumulated = total_batch_size(args), args.gradient_accumulation_steps
-    steps_per_epoch = -(-len(lengths) // batch)
-    multiple = getattr(trainer.data_collator, "pad_to_multiple_of", None) or 1
-    tokens = computed = 0
-    for process in range(args.world_size):
-        batches = trainer.training_batches(process)
-        for epoch in range(watch.first_step // steps_per_epoch, -(-state.global_step // steps_per_epoch)):
-            batches.sampler.set_epoch(epoch)
-            first, last = (step - epoch * steps_per_epoch for step in (watch.first_step, state.global_step))
-            of_epoch = list(batches)[max(0, first) * accumulated : last * accumulated]
-            counted = positions(lengths, of_epoch, multiple, trainer.splits_batches)
-            tokens, computed = tokens + counted[0], computed + counted[1]
-    if not tokens:
-        return found
-    found["useful_tokens_per_second"] = round(tokens / parts["training"], 1)
-    found["padding_share"] = round(1 - tokens / computed, 4)
+    tokens_per_second = round(trainer.useful_tokens / parts["training"], 1)
     log.info(
-        "Seconds: set-up %.0f, training %.0f, evaluation %.0f. Training: %.0f useful tokens a second, %.1f %% padding, "
-        "effective batch %d.",
-        *parts.values(),
-        found["useful_tokens_per_second"],
-        100 * found["padding_share"],
-        batch,
+        "Seconds: set-up %.0f, training %.0f, evaluation %.0f. Training: %.0f useful tokens a second.",
+        *(*parts.values(), tokens_per_second),
     )
-    return found
+    seconds = {**{name: round(value, 1) for name, value in parts.items()}, "total": total}
+    return {"seconds": seconds, "useful_tokens_per_second": tokens_per_second}
 
 
 # Files
@@ -313,20 +306,22 @@ def write_predictions(path: Path, rows: Any, form: Callable[[Any], str]) -> None
 def read_record(folder: Path) -> dict[str, Any] | None:
     try:
         return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except OSError:  # none there; where the folder cannot be used, `lock_folder` says why
         return None
     except ValueError:
         raise InputError(f"{folder / RUN_FILE}: damaged; delete the folder or choose another --output_dir") from None
 
 
-def clear(folder: Path, keep: tuple[str, ...] = ()) -> None:
-    """Remove what a run wrote beside its model, so that nothing of the old one can be taken for the new one."""
+def clear(folder: Path, keep: str | None = None) -> None:
+    """Remove what a run wrote, its model too, so that nothing of the old one can be taken for the new one."""
     for name in OUTPUTS:
-        if name not in keep:
-            for path in (folder / name, *folder.glob(f"validation*_{name}")):
-                path.unlink(missing_ok=True)
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
+        for path in (folder / name, *folder.glob(f"validation*_{name}")):
+            path.unlink(missing_ok=True)
+    for path in folder.glob("model*.safetensors*"):
+        path.unlink()
+    for path in (*folder.glob("checkpoint-*"), folder / STAGING):
+        if keep is None or path.resolve() != Path(keep).resolve():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def lock_folder(folder: Path) -> Any:
@@ -344,11 +339,9 @@ def lock_folder(folder: Path) -> Any:
     return lock
 
 
-def release(run: Run) -> None:
-    if run.lock is not None:
-        run.lock.release()
-        (run.folder / LOCK).unlink(missing_ok=True)
-        run.lock = None
+def release(folder: Path, lock: Any) -> None:
+    lock.release()
+    (folder / LOCK).unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str]:
@@ -371,18 +364,26 @@ def newest_complete_checkpoint(folder: Path) -> str | None:
 
 
 def checkpoint_fault(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, or None: its manifest gives size and SHA-256 of every file."""
+    """What is wrong with a checkpoint, or None: the last file that is written gives the size of every other."""
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        sizes = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "is no folder" if not checkpoint.is_dir() else "was not written to the end"
-    if "scheduler.pt" not in manifest:
+    if "scheduler.pt" not in sizes:
         return "holds no state of the optimizer (--save_only_model), so nothing can resume from it"
-    for name, (size, digest) in manifest.items():
+    for name, size in sizes.items():
         path = checkpoint / name
-        if not path.is_file() or path.stat().st_size != size or file_digest(str(path)) != digest:
+        if not path.is_file() or path.stat().st_size != size:
             return f"{name} is damaged or missing"
     return None
+
+
+class TakeFolder(TrainerCallback):
+    def __init__(self, run: Run):
+        self.run = run
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.run.take()
 
 
 class Stopwatch(TrainerCallback):
@@ -404,7 +405,7 @@ class Stopwatch(TrainerCallback):
 
 
 class CompleteCheckpoints(TrainerCallback):
-    """Seals a checkpoint with a manifest once all of it is written, and only then lets older ones go."""
+    """Marks a checkpoint as complete once all of it is written, and only then lets older ones go."""
 
     def __init__(self, save_total_limit: int | None):
         self.save_total_limit = save_total_limit
@@ -415,9 +416,9 @@ class CompleteCheckpoints(TrainerCallback):
         if not is_main_process():
             return
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != MANIFEST]
-        manifest = {str(path.relative_to(checkpoint)): (path.stat().st_size, file_digest(str(path))) for path in files}
-        write_atomically(checkpoint / MANIFEST, json.dumps(manifest, indent=1))
+        files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != COMPLETE]
+        sizes = {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
+        write_atomically(checkpoint / COMPLETE, json.dumps(sizes, indent=1))
         rotate_checkpoints(args.output_dir, self.save_total_limit, state.best_model_checkpoint)
 
 

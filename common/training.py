@@ -1,11 +1,11 @@
-"""What every recipe asks of the machine and of the Trainer: precision, attention, sampling, loss, frozen layers.
+"""What every recipe asks of the machine and of the Trainer: precision, attention, batches, loss, frozen layers.
 
 Each departure from the stock `Trainer` names the defect that it mends.
 """
 
 import contextlib
-import functools
 import logging
+import math
 import os
 import re
 import shutil
@@ -13,42 +13,44 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
-from accelerate.data_loader import prepare_data_loader
+from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader
 from torch import nn
-from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import AutoModelForQuestionAnswering, Trainer, TrainingArguments
-from transformers.trainer_utils import seed_worker
+from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
+from transformers import AutoModelForQuestionAnswering, Trainer, TrainerCallback, TrainingArguments
 
 from common import cpu
-from common.batches import TrainingBatches, TrainingOrder, split_by_length, with_empty_batches
 from common.errors import InputError
 from common.hub import hub_errors
+from common.packing import pack
 from common.processes import told_by_main_process
-from common.splits import column
 
 log = logging.getLogger("recipes")
-SKIPPED_STEPS_AT_MOST = 30  # the scaler halves its factor of 2 ** 16 at each
 
 
 # The machine
 
 
-def choose_precision(asked: Any) -> tuple[dict[str, Any], str]:
+def choose_precision(flags: Any, recorded: str | None = None) -> tuple[dict[str, Any], str]:
     """Values for `bf16`, `fp16`, `tf32` and `use_cpu` where the command line left them open, and the reason.
 
     bf16 where the hardware multiplies it fast: GPUs from Ampere on, CPUs on which it was measured just now
     (`cpu_bf16_speedup`). fp16 on older GPUs with tensor cores. Else fp32.
+
+    Args:
+        recorded: what the run in the output folder has; it is kept, so that a resumed run never changes it and a busy
+            moment never makes the same command another run.
     """
-    use_cpu = bool(asked.use_cpu) or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    choice: dict[str, Any] = {"use_cpu": use_cpu, "bf16": bool(asked.bf16), "fp16": bool(asked.fp16)}
+    use_cpu = bool(flags.use_cpu) or not torch.accelerator.is_available()
+    choice: dict[str, Any] = {"use_cpu": use_cpu, "bf16": bool(flags.bf16), "fp16": bool(flags.fp16)}
     cuda = torch.cuda.is_available() and not use_cpu
-    if cuda and asked.tf32 is None and torch.cuda.get_device_capability() >= (8, 0):
+    if cuda and flags.tf32 is None and torch.cuda.get_device_capability() >= (8, 0):
         choice["tf32"] = True  # for what stays fp32; PyTorch leaves it off
-    if asked.bf16 is not None or asked.fp16 is not None:
-        return choice, "asked for by flag"
+    if flags.bf16 is not None or flags.fp16 is not None:
+        return choice, "set by a flag"
+    if recorded is not None:
+        return choice | {"bf16": recorded == "bf16", "fp16": recorded == "fp16"}, "as the run in the output folder"
     if use_cpu:
         speedup = told_by_main_process("bf16 speedup", cpu.cpu_bf16_speedup)
         reason = f"this CPU multiplies bf16 {speedup:.1f} times as fast as fp32" if speedup else "this CPU has no bf16"
@@ -88,101 +90,83 @@ def choose_attention(training_args: TrainingArguments, asked: str | None = None)
     return None, "the fastest on this device that the model has"
 
 
+def resolve_packing(args: Any, training_args: TrainingArguments) -> bool:
+    """Whether the encoder is to compute no padding (`common/packing.py`): by flag, else on a CPU.
+
+    Raises:
+        InputError: the flag beside another that excludes it.
+    """
+    if args.packing and (args.attn_implementation or training_args.torch_compile):
+        other = f"--attn_implementation {args.attn_implementation}" if args.attn_implementation else "--torch_compile"
+        raise InputError(f"--packing true brings an attention of its own, for which {other} has no meaning; drop one")
+    if args.packing is None:
+        return training_args.device.type == "cpu" and not (args.attn_implementation or training_args.torch_compile)
+    return args.packing
+
+
 # The Trainer
 
 
 class RecipeTrainer(Trainer):
-    """`Trainer` with an order of examples that resumes (`common/batches.py`), on a CPU with little padding and cheap
-    dropout (`common/cpu.py`), and with one line where memory runs out, the disk is full or numbers are not finite.
+    """`Trainer` whose several processes share the batches of one, whose numbers stay finite, and with one line where
+    memory runs out or the disk is full.
 
-    Every dataset needs a column `length`.
+    Attributes:
+        useful_tokens: tokens trained on in this process since it started, padding not counted; after `train` those of
+            all processes.
     """
 
-    broken: torch.Tensor | None = None  # on the device: whether a loss or gradient since `sound_step` was not finite
-    sound_step = 0
-    skipped_steps = 0  # by the fp16 scaler, in a row
+    useful_tokens: torch.Tensor | int = 0
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.add_callback(FiniteNumbers())
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         # Upstream all processes have one seed, and draw the same dropout masks for different examples.
         if self.args.process_index:
             torch.manual_seed(self.args.seed + self.args.process_index)
-        return super().train(*args, **kwargs)
+        with full_disk_in_one_line(Path(self.args.output_dir)):
+            result = super().train(*args, **kwargs)
+        self.useful_tokens = int(self.accelerator.reduce(torch.as_tensor(self.useful_tokens, device=self.args.device)))
+        return result
 
     def is_local_process_zero(self) -> bool:
         return self.is_world_process_zero()  # one log and one progress bar, where upstream every machine has its own
 
-    def training_batches(self, process_index: int) -> TrainingBatches:
-        args = self.args
-        seed = args.data_seed if args.data_seed is not None else args.seed
-        lengths = torch.tensor(self.train_dataset["length"][:])
-        order = TrainingOrder(lengths, total_batch_size(args), seed, args.train_sampling_strategy == "group_by_length")
-        steps = args.gradient_accumulation_steps
-        return TrainingBatches(order, process_index, args.world_size, steps, args.dataloader_drop_last)
-
     def get_train_dataloader(self) -> DataLoader:
-        """The stock one with `TrainingBatches`, which are a process's own already: Accelerate divides them no more."""
+        """The stock one; for several processes with `SharedBatches` of the order that one process has.
+
+        Accelerate would fill an epoch's last batch with rows from its start, which then count twice.
+        """
         args = self.args
+        if args.world_size == 1:
+            return super().get_train_dataloader()
         dataset = self._remove_unused_columns(self.train_dataset, description="training")
-        workers = args.dataloader_num_workers
+        if args.train_sampling_strategy == "sequential":
+            order: Sampler = SequentialSampler(dataset)
+        else:
+            order = SeedableRandomSampler(dataset, data_seed=args.seed if args.data_seed is None else args.data_seed)
         loader = DataLoader(
             dataset,
-            batch_sampler=self.training_batches(args.process_index),
+            batch_sampler=SharedBatches(
+                BatchSampler(order, total_batch_size(args), args.dataloader_drop_last),
+                *(args.process_index, args.world_size, args.gradient_accumulation_steps),
+            ),
             collate_fn=with_empty_batches(self.data_collator, dataset[0]),
-            num_workers=workers,
+            num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
-            multiprocessing_context=args.dataloader_multiprocessing_context,
-            in_order=args.dataloader_in_order,
-            worker_init_fn=functools.partial(seed_worker, num_workers=workers, rank=args.process_index),
         )
-        return prepare_data_loader(
-            loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
-        )
-
-    @property
-    def splits_batches(self) -> bool:
-        """On a CPU a batch is computed in parts of like length, which leaves loss and gradient as they are: sums over
-        examples divided by the whole step's count. On a GPU a pass costs more than padding; where the model itself is
-        divided, all processes must make as many passes."""
-        return cpu.is_tuned() and not self.is_fsdp_enabled and self.compute_loss_func is not None
-
-    def _get_num_items_in_batch(self, batch_samples: list, device: Any) -> Any:
-        """What the sum of the losses of a step is divided by: the labels that as many examples have on average.
-
-        Divided by its own count of labels, a batch of short sentences moves the weights as far as one of long ones,
-        and where lengths are grouped each word of a short sentence counts several times a word of a long one. In
-        random order all batches have about as many labels, and theirs are counted. Same for one label per example.
-        """
-        counted = super()._get_num_items_in_batch(batch_samples, device)
-        grouped = self.model.training and self.args.train_sampling_strategy == "group_by_length"
-        if counted is None or not grouped:
-            return counted
-        # A batch without rows has one whose labels are all ignored.
-        examples = sum(len(batch["labels"]) * (batch["labels"] != -100).any() for batch in batch_samples)
-        if self.args.world_size > 1:
-            examples = self.accelerator.gather(examples.to(device)).sum()
-        return examples.to(device) * self.labels_per_example
-
-    @functools.cached_property
-    def labels_per_example(self) -> float:
-        """Labels that are trained on (not -100), mean over the training set."""
-        counts = [int((np.asarray(row) != -100).sum()) for row in column(self.train_dataset, "labels")]
-        return sum(counts) / len(counts)
+        # Each process has its own batches already.
+        return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss, steps = 0.0, self.args.gradient_accumulation_steps
-        *first, last = split_by_length(inputs) if self.splits_batches else [inputs]
-        for part in [*first, last]:
-            # Processes have different numbers of parts: gradients are averaged once, after the last.
-            synchronization = contextlib.nullcontext() if part is last else self.accelerator.no_sync(model)
-            with (
-                self.explained(part, "--per_device_train_batch_size", steps),
-                cpu.dropout_context(),
-                synchronization,
-            ):
-                loss = loss + super().training_step(model, part, *args, **kwargs)
-        return loss
+        if "attention_mask" in inputs:
+            self.useful_tokens += inputs["attention_mask"].sum()  # on the device, and read at the end
+        with self.explained(inputs, "--per_device_train_batch_size", self.args.gradient_accumulation_steps):
+            return super().training_step(model, inputs, *args, **kwargs)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         with self.explained(inputs, "--per_device_eval_batch_size"):
@@ -213,72 +197,89 @@ class RecipeTrainer(Trainer):
         with torch.random.fork_rng(devices=[]):
             return super().evaluate(*args, **kwargs)
 
-    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
-        """Called after every step. The stock Trainer trains on with NaN and saves it over what was good."""
-        if self.args.fp16 and self.accelerator.optimizer_step_was_skipped:
-            self.skipped_steps += 1  # the scaler's way of finding its factor; no weight was touched
-            if self.skipped_steps >= SKIPPED_STEPS_AT_MOST:
-                self.refuse_to_go_on(f"in {self.skipped_steps} steps in a row up to")
-        else:
-            self.skipped_steps = 0
-            values = grad_norm if self.args.fp16 else tr_loss + grad_norm  # a skipped step may have left tr_loss NaN
-            broken = ~torch.isfinite(torch.as_tensor(values, device=tr_loss.device))
-            self.broken = broken if self.broken is None else self.broken | broken
-        control = self.control
-        if self.args.device.type == "cpu" or control.should_log or control.should_evaluate or control.should_save:
-            self.check_finite()
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
-
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with whole_or_absent(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
-            super()._save_checkpoint(*args, **kwargs)
-
     def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
-        self.check_finite()
         if not torch.isfinite(nn.utils.get_total_norm(list(self.model.parameters()))):
-            self.refuse_to_go_on("in the weights after")
-        with whole_or_absent(Path(output_dir or self.args.output_dir)):
+            raise not_finite(f"the weights became NaN or infinite by step {self.state.global_step}", self.args)
+        with full_disk_in_one_line(Path(output_dir or self.args.output_dir)):
             super().save_model(output_dir, *args, **kwargs)
 
-    def check_finite(self) -> None:
-        """Read the flag, which on a GPU waits for all that was launched, so at logs and saves alone."""
-        if self.broken is not None and self.broken.item():
-            first, last = self.sound_step + 1, self.state.global_step
-            self.refuse_to_go_on("at" if first >= last else f"between step {first} and")
-        self.sound_step, self.broken = self.state.global_step, None
 
-    def refuse_to_go_on(self, when: str) -> None:
-        """
-        Raises:
-            InputError: with the step, its rate, on a CPU its examples, and the advice that usually helps.
-        """
-        step = self.state.global_step
-        examples = ""
-        if self.args.device.type == "cpu" and when == "at":
-            sampler, batch = self.training_batches(0).sampler, total_batch_size(self.args)
-            epoch, step_of_epoch = divmod(step - 1, -(-len(self.train_dataset) // batch))
-            sampler.set_epoch(epoch)
-            order = list(sampler)[step_of_epoch * batch : (step_of_epoch + 1) * batch]
-            column = "sentence" if "sentence" in self.train_dataset.column_names else "row"
-            rows = sorted({row + 1 for row in self.train_dataset[order][column]})
-            examples = f", rows {', '.join(map(str, rows))} of train"
-        remedies = ["a lower --learning_rate", "--warmup_steps 0.06"]
-        remedies += ["--fp16 false"] if self.args.fp16 else ["--bf16 false"] if self.args.bf16 else []
-        rate = self._get_learning_rate() if self.lr_scheduler else self.args.learning_rate
-        raise InputError(
-            f"loss or gradient is no finite number {when} step {step} (learning rate {rate:.2g}"
-            f"{examples}); what usually helps: {', '.join(remedies)}, with --overwrite true"
-        )
+class SharedBatches(BatchSampler):
+    """What one of several processes computes of each total batch, every row once an epoch.
 
-    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler:
-        # The stock sampler groups evaluation rows too, so that predictions[i] does not belong to row i.
-        return SequentialSampler(eval_dataset)
+    Row i of a total batch goes to process i modulo their number, and its share is computed in `steps` batches. Where an
+    epoch's last total batch leaves a process without a row, its batch is empty (`with_empty_batches`), because every
+    process takes part in every step.
+
+    >>> total = BatchSampler(range(5), 4, drop_last=False)
+    >>> [list(SharedBatches(total, process, 2, 1)) for process in (0, 1)]
+    [[[0, 2], [4]], [[1, 3], []]]
+    """
+
+    def __init__(self, total: BatchSampler, process_index: int, processes: int, steps: int):
+        self.total = total
+        self.process_index, self.processes = process_index, processes
+        self.batch_size = total.batch_size // (processes * steps)
+        self.drop_last = total.drop_last
+        self.sampler = total.sampler  # under this name the data loader passes the epoch on
+
+    def batches_of(self, rows: int) -> int:
+        return -(-rows // (self.processes * self.batch_size))
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.sampler), self.total.batch_size)
+        return full * self.batches_of(self.total.batch_size) + (0 if self.drop_last else self.batches_of(rest))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for rows in self.total:
+            share = rows[self.process_index :: self.processes]
+            for i in range(self.batches_of(len(rows))):
+                yield share[i * self.batch_size : (i + 1) * self.batch_size]
+
+
+def with_empty_batches(collator: Callable, row: dict[str, Any]) -> Callable:
+    """`collator`, which for a batch without rows gives `row` with its labels ignored: no loss and no gradient."""
+
+    def collate(rows: list[dict[str, Any]]) -> Any:
+        batch = collator(rows or [row])
+        if not rows:
+            batch["labels"] = torch.full_like(batch["labels"], -100)
+        return batch
+
+    return collate
+
+
+class FiniteNumbers(TrainerCallback):
+    """Stops a run whose numbers became NaN or infinite before anything is saved; upstream trains on and saves them.
+
+    The Trainer sums the loss on the device at each step and reads it when the run logs. Weights that once became NaN
+    stay so: `RecipeTrainer.save_model` reads them.
+    """
+
+    def __init__(self) -> None:
+        self.last_finite = 0
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        # A step that the fp16 scaler skips has an infinite gradient and touches no weight.
+        values = [logs[name] for name in ("loss", "grad_norm") if name in logs and not (args.fp16 and name != "loss")]
+        if not all(map(math.isfinite, values)):
+            step = f"between step {self.last_finite + 1} and {state.global_step}"
+            raise not_finite(f"loss or gradient became NaN or infinite {step}", args, logs.get("learning_rate"))
+        self.last_finite = state.global_step
+
+
+def not_finite(what: str, args: TrainingArguments, learning_rate: float | None = None) -> InputError:
+    remedies = ["a lower --learning_rate", "--warmup_steps 0.06"]
+    remedies += ["--fp16 false"] if args.fp16 else ["--bf16 false"] if args.bf16 else []
+    rate = args.learning_rate if learning_rate is None else learning_rate
+    return InputError(
+        f"{what} (learning rate {rate:.2g}); what usually helps: {', '.join(remedies)}, with --overwrite true"
+    )
 
 
 @contextlib.contextmanager
-def whole_or_absent(folder: Path) -> Iterator[None]:
-    """While a folder is written: where the disk is full, which each library says in its own way or not at all, what
-    was begun is removed and one line says so."""
+def full_disk_in_one_line(folder: Path) -> Iterator[None]:
+    """While a folder is written: each library says in its own way, or not at all, that the disk is full."""
     try:
         yield
     except InputError:
@@ -287,7 +288,6 @@ def whole_or_absent(folder: Path) -> Iterator[None]:
         place = folder if folder.exists() else folder.parent
         if "No space left" not in str(error) and shutil.disk_usage(place).free > 2**20:
             raise
-        shutil.rmtree(folder, ignore_errors=True)
         raise InputError(f"{folder}: no space left on the device; free some and repeat the command") from error
 
 
@@ -382,31 +382,9 @@ def balanced_class_weights(asked: str | None, features: Any, label_list: Sequenc
     return weights
 
 
-def mean_loss(predictions: Any, labels: Any) -> float:
-    """Mean cross entropy of logits (rows, classes), or mean squared error of scores (rows, 1), over all rows."""
-    logits, labels = torch.as_tensor(predictions).float(), torch.as_tensor(labels)
-    if logits.shape[-1] == 1:
-        return (logits.squeeze(-1) - labels).square().mean().item()
-    return nn.functional.cross_entropy(logits, labels).item()
-
-
-def mean_span_loss(prediction: Any) -> float:
-    """`span_loss` of `predict`'s start and end logits (windows, positions), over all windows and not batch by batch."""
-    logits, labels = (tuple(map(torch.as_tensor, value)) for value in (prediction.predictions, prediction.label_ids.T))
-    return sum(nn.functional.cross_entropy(*pair).item() for pair in zip(logits, labels, strict=True)) / 2
-
-
-def token_predictions(logits: torch.Tensor, labels: torch.Tensor | None) -> Any:
-    """For `preprocess_logits_for_metrics`: label ids (rows, tokens), and with labels the summed loss of each row.
-
-    Only these travel to the host, not the logits; and the mean over all labels comes out the same however the rows
-    were put into batches, where the Trainer's own `eval_loss` is a mean of batch means.
-    """
-    label_ids = logits.argmax(dim=-1)
-    if labels is None:
-        return label_ids
-    loss = nn.functional.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none").sum(dim=1)
-    return label_ids, loss
+def token_predictions(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    """For `preprocess_logits_for_metrics`: label ids (rows, tokens). Only these travel to the host, not the logits."""
+    return logits.argmax(dim=-1)
 
 
 # The model
@@ -427,7 +405,7 @@ def load_model(auto_class: Any, args: Any, training_args: TrainingArguments, **c
     """`auto_class.from_pretrained` with fp32 weights from safetensors alone, or the one-line error.
 
     Args:
-        args: a recipe's arguments; `model_name_or_path` and `attn_implementation` are read.
+        args: a recipe's arguments; `model_name_or_path`, `attn_implementation` and `packing` are read.
         config: entries of the model's config, for instance `id2label`.
 
     Raises:
@@ -436,6 +414,7 @@ def load_model(auto_class: Any, args: Any, training_args: TrainingArguments, **c
     name = args.model_name_or_path
     if os.path.isdir(name) and not any(Path(name).glob("*.safetensors")):
         raise InputError(f"{name}: holds no *.safetensors weights, and pickled ones are not read; convert them first")
+    is_packed = resolve_packing(args, training_args)
     attention, reason = choose_attention(training_args, args.attn_implementation)
     with hub_errors("model", name):
         model, report = auto_class.from_pretrained(
@@ -446,7 +425,13 @@ def load_model(auto_class: Any, args: Any, training_args: TrainingArguments, **c
             output_loading_info=True,
             **config,
         )
-    log.info("Attention %s: %s.", model.config._attn_implementation, reason)
+    if is_packed and pack(model):
+        log.info("Packing: the encoder computes no padding (--packing false: it does).")
+    else:
+        log.info("Attention %s: %s.", model.config._attn_implementation, reason)
+        if is_packed:
+            log.info("Packing: not possible for %s; batches are padded to their longest row.", model.config.model_type)
+    cpu.replace_dropout(model)
     if auto_class is AutoModelForQuestionAnswering:
         model.register_forward_hook(ignore_padding, with_kwargs=True)
     # A new head is what fine-tuning starts from; an encoder that silently stays random is not.
@@ -537,7 +522,7 @@ def freeze(model: Any, what: str | None) -> None:
 
 
 def compute_logits(auto_class: Any, name: str, features: dict[str, list], collator: Any, batch_size: int) -> list[Any]:
-    """The logits of each row of `features` in the order given, computed in batches of like length.
+    """The logits of each row of `features` in the order given.
 
     Args:
         features: columns, those of the model's inputs among them.
@@ -556,23 +541,24 @@ def compute_logits(auto_class: Any, name: str, features: dict[str, list], collat
     accelerator = Accelerator()
     with hub_errors("model", name):
         model = auto_class.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+    if accelerator.device.type == "cpu":
+        pack(model)
     model = accelerator.prepare_model(model.eval(), evaluation_mode=True)
     read = [key for key in inspect.signature(model.forward).parameters if key in features and key != "labels"]
     rows = [dict(zip(read, values, strict=True)) for values in zip(*(features[key] for key in read), strict=True)]
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
-    logits: list[Any] = [None] * len(rows)
+    logits: list[Any] = []
     bar = tqdm(total=len(rows), desc="Predicting", unit="window", delay=1)
     for start in range(0, len(rows), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = collator([rows[i] for i in chosen]).to(accelerator.device)
+        chosen = rows[start : start + batch_size]
+        batch = collator(chosen).to(accelerator.device)
         with torch.inference_mode():
             outputs = model(**batch)
         if "start_logits" in outputs:
             computed = torch.stack([outputs["start_logits"], outputs["end_logits"]], dim=-1)
         else:
             computed = outputs["logits"]
-        for i, row in zip(chosen, computed.float().cpu().numpy(), strict=True):
-            logits[i] = row[: len(rows[i]["input_ids"])] if row.ndim == 2 else row
+        for row, values in zip(chosen, computed.float().cpu().numpy(), strict=True):
+            logits.append(values[: len(row["input_ids"])] if values.ndim == 2 else values)
         bar.update(len(chosen))
     bar.close()
     return logits

@@ -24,7 +24,6 @@ from transformers import (
 )
 
 from common.arguments import RecipeArguments, flag, parse_arguments
-from common.batches import sorted_by_length
 from common.data import hold_out, load_splits, map_cached, take_rows
 from common.errors import run_as_command
 from common.metrics import entity_scores, flat_scores
@@ -104,14 +103,13 @@ def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[Da
 
 
 def preprocess(datasets: DatasetDict, label_list: list[str], tokenizer, config, args: Arguments) -> DatasetDict:
-    """Windows of word pieces in which every word has one place; evaluation sets longest first."""
+    """Windows of word pieces in which every word has one place."""
     max_length, stride = resolve_lengths(tokenizer, config, args.max_seq_length, args.doc_stride)
     features = DatasetDict()
     for split, dataset in datasets.items():
         label2id = {label: i for i, label in enumerate(label_list)} if has_tags(dataset) else None
         options = dict(max_length=max_length, stride=stride, label2id=label2id)
-        windows = map_cached(dataset, tokenize_and_align_labels, tokenizer, f"Tokenizing {split}", **options)
-        features[split] = windows if split == "train" else sorted_by_length(windows)
+        features[split] = map_cached(dataset, tokenize_and_align_labels, tokenizer, f"Tokenizing {split}", **options)
     show_tagged_data(datasets, features)
     return features
 
@@ -123,13 +121,11 @@ def decode(predictions, features, dataset, label_list: list[str]) -> list[list[s
 
 
 def build_compute_metrics(dataset, features, label_list: list[str]):
-    """Entity scores over whole sentences, as `conlleval` gives them, and the mean loss over all labels."""
+    """Entity scores over whole sentences, as `conlleval` gives them."""
 
     def compute_metrics(prediction: EvalPrediction, per_type: bool = False) -> dict[str, float]:
-        label_ids, losses = prediction.predictions
-        predicted = decode(label_ids, features, dataset, label_list)
-        scores = flat_scores(entity_scores(dataset["ner_tags"][:], predicted), per_type)
-        return {**scores, "loss": losses.sum() / (prediction.label_ids != -100).sum()}
+        predicted = decode(prediction.predictions, features, dataset, label_list)
+        return flat_scores(entity_scores(dataset["ner_tags"][:], predicted), per_type)
 
     return compute_metrics
 
@@ -142,6 +138,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # Data.
     datasets, label_list = load_datasets(args, training_args)
 
+    # The folder that this run owns: finished, to be resumed, or new.
+    run = open_run(__file__, argv, args, training_args, datasets)
+    if run.results is not None:
+        return run.results
+
     # Tokenizer and model, which keeps the label names.
     tokenizer = load_tokenizer(args.model_name_or_path, is_split_into_words=True)
     label_list = model_label_list(args.model_name_or_path, label_list, is_trained=not training_args.do_train)
@@ -151,11 +152,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # Features.
     features = preprocess(datasets, label_list, tokenizer, model.config, args)
-
-    # The folder that this run owns: finished, to be resumed, or new.
-    run = open_run(__file__, args, training_args, datasets)
-    if run.results is not None:
-        return run.results
 
     # Trainer.
     trainer = RecipeTrainer(
@@ -179,12 +175,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         if split not in features:
             continue
         output = trainer.predict(features[split], metric_key_prefix=prefix)
-        label_ids = output.predictions
         if has_tags(datasets[split]):
-            label_ids, _ = output.predictions
             metrics = build_compute_metrics(datasets[split], features[split], label_list)(output, per_type=True)
             results |= {f"{prefix}_{name}": float(value) for name, value in metrics.items()}
-        predicted = decode(label_ids, features[split], datasets[split], label_list)
+            results[f"{prefix}_loss"] = output.metrics[f"{prefix}_loss"]
+        predicted = decode(output.predictions, features[split], datasets[split], label_list)
         show_entities(split, datasets, predicted)
         sentences = tagged_rows(datasets[split], predicted)
         write_predictions(run.file("predictions.jsonl", split), sentences, json.dumps)

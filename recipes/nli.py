@@ -24,12 +24,10 @@ from transformers import (
 )
 
 from common.arguments import RecipeArguments, flag, parse_arguments
-from common.batches import sorted_by_length
 from common.data import hold_out, load_splits, map_cached, take_rows
 from common.errors import run_as_command
 from common.labels import find_columns, has_labels, label_groups, label_names, labelled_texts, predicted_rows
 from common.metrics import default_metrics, label_scores
-from common.postprocessing import in_row_order
 from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_texts
 from common.runs import finish_run, open_run, write_predictions
 from common.tables import show_labelled_data, show_labels
@@ -41,7 +39,6 @@ from common.training import (
     head_config,
     label_loss,
     load_model,
-    mean_loss,
     model_label_list,
     padding_multiple,
 )
@@ -114,28 +111,26 @@ def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[Da
 
 
 def preprocess(datasets: DatasetDict, label_list: list[str] | None, tokenizer, config, args: Arguments) -> DatasetDict:
-    """Word pieces of each pair, cut at `max_seq_length`; evaluation sets longest first."""
+    """Word pieces of each pair, cut at `max_seq_length`."""
     max_length, _ = resolve_lengths(tokenizer, config, args.max_seq_length, 0)
     config.texts_per_row = 2  # recipes/predict.py asks for as many
     label2id = None if label_list is None else {label: i for i, label in enumerate(label_list)}
     features = DatasetDict()
     for split, dataset in datasets.items():
         labelled = dict(label2id=label2id, scores=label_list is None) if has_labels(dataset) else {}
-        inputs = map_cached(
+        features[split] = map_cached(
             dataset, tokenize_texts, tokenizer, f"Tokenizing {split}", max_length=max_length, **labelled
         )
-        features[split] = inputs if split == "train" else sorted_by_length(inputs)
     show_labelled_data(datasets, features, label_list)
     return features
 
 
 def build_compute_metrics(label_list: list[str] | None, metrics: tuple[str, ...]):
-    """The task's metrics, and the mean loss over all rows (class weights left out)."""
+    """The task's metrics."""
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         scores = label_scores(prediction.predictions, prediction.label_ids, label_list)
-        loss = mean_loss(prediction.predictions, prediction.label_ids)
-        return {**{name: scores[name] for name in metrics}, "loss": loss}
+        return {name: scores[name] for name in metrics}
 
     return compute_metrics
 
@@ -148,6 +143,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # Data.
     datasets, label_list = load_datasets(args, training_args)
 
+    # The folder that this run owns: finished, to be resumed, or new.
+    run = open_run(__file__, argv, args, training_args, datasets)
+    if run.results is not None:
+        return run.results
+
     # Tokenizer and model, which keeps the label names.
     tokenizer = load_tokenizer(args.model_name_or_path)
     if label_list is not None:
@@ -158,11 +158,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # Features.
     features = preprocess(datasets, label_list, tokenizer, model.config, args)
     weights = balanced_class_weights(args.class_weights, features, label_list)
-
-    # The folder that this run owns: finished, to be resumed, or new.
-    run = open_run(__file__, args, training_args, datasets)
-    if run.results is not None:
-        return run.results
 
     # Trainer.
     metrics = TASKS[args.task_name][2] if args.task_name else default_metrics(label_list)
@@ -189,9 +184,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         output = trainer.predict(features[split], metric_key_prefix=prefix)
         scored = (*metrics, "loss") if has_labels(datasets[split]) else ()
         results |= {f"{prefix}_{name}": output.metrics[f"{prefix}_{name}"] for name in scored}
-        logits = in_row_order(output.predictions, features[split])
-        show_labels(split, datasets, logits, label_list, metrics)
-        rows = predicted_rows(datasets[split], logits, label_list)
+        show_labels(split, datasets, output.predictions, label_list, metrics)
+        rows = predicted_rows(datasets[split], output.predictions, label_list)
         write_predictions(run.file("predictions.jsonl", split), rows, json.dumps)
 
     # Save.

@@ -186,7 +186,7 @@ def predict_labels(args: argparse.Namespace, config: Any, inputs: list[tuple[str
     from common.data import Source
     from common.labels import answers, find_columns, label_name
     from common.metrics import default_metrics, label_scores
-    from common.postprocessing import in_row_order
+    from common.postprocessing import mean_over_windows
     from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_texts
     from common.tables import table
     from common.training import compute_logits, model_label_list
@@ -214,7 +214,7 @@ def predict_labels(args: argparse.Namespace, config: Any, inputs: list[tuple[str
     features = tokenize_texts(batch, range(len(rows)), tokenizer, max_length, stride)
     collator = DataCollatorWithPadding(tokenizer)
     logits = compute_logits(AutoModelForSequenceClassification, args.model, features, collator, args.batch_size)
-    logits = in_row_order(np.stack(logits), features)
+    logits = mean_over_windows(np.stack(logits), features)
     multi_label = config.problem_type == "multi_label_classification"
 
     def cell(value: Any) -> Any:

@@ -23,7 +23,6 @@ from transformers import (
 )
 
 from common.arguments import RecipeArguments, flag, parse_arguments
-from common.batches import sorted_by_length
 from common.data import hold_out, load_splits, map_cached, take_rows
 from common.errors import run_as_command
 from common.metrics import question_scores
@@ -44,7 +43,6 @@ from common.training import (
     early_stopping,
     freeze,
     load_model,
-    mean_span_loss,
     padding_multiple,
     span_loss,
 )
@@ -101,14 +99,13 @@ def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[Da
 
 
 def preprocess(datasets: DatasetDict, tokenizer, config, args: Arguments) -> DatasetDict:
-    """Windows of question and context; evaluation sets longest first."""
+    """Windows of question and context."""
     resolve_answer_limits(args, config)
     max_length, stride = resolve_lengths(tokenizer, config, args.max_seq_length, args.doc_stride, default=384, parts=3)
     features = DatasetDict()
     for split, dataset in datasets.items():
         options = dict(max_length=max_length, stride=stride, labelled=has_answers(dataset), offsets=split != "train")
-        windows = map_cached(dataset, tokenize_questions, tokenizer, f"Tokenizing {split}", **options)
-        features[split] = windows if split == "train" else sorted_by_length(windows)
+        features[split] = map_cached(dataset, tokenize_questions, tokenizer, f"Tokenizing {split}", **options)
     show_question_data(datasets, features)
     return features
 
@@ -123,7 +120,7 @@ def build_compute_metrics(dataset, features, args: Arguments, version_2: bool):
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         found = decode(prediction.predictions, features, dataset, args)
-        return {**question_scores(found, dataset["answers"][:], version_2), "loss": mean_span_loss(prediction)}
+        return question_scores(found, dataset["answers"][:], version_2)
 
     return compute_metrics
 
@@ -136,6 +133,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # Data.
     datasets, version_2 = load_datasets(args, training_args)
 
+    # The folder that this run owns: finished, to be resumed, or new.
+    run = open_run(__file__, argv, args, training_args, datasets)
+    if run.results is not None:
+        return run.results
+
     # Tokenizer and model.
     tokenizer = load_tokenizer(args.model_name_or_path)
     model = load_model(AutoModelForQuestionAnswering, args, training_args)
@@ -147,11 +149,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # Features.
     features = preprocess(datasets, tokenizer, model.config, args)
     loss = span_loss(training_args.label_smoothing_factor)
-
-    # The folder that this run owns: finished, to be resumed, or new.
-    run = open_run(__file__, args, training_args, datasets)
-    if run.results is not None:
-        return run.results
 
     # Trainer.
     trainer = RecipeTrainer(
@@ -185,7 +182,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
                 model.config.null_threshold = scores["best_threshold"]
             show_answers(split, datasets[split], found, scores, version_2)
             results |= {f"{prefix}_{name}": score for name, score in scores.items()}
-            results[f"{prefix}_loss"], tuned = mean_span_loss(output), 0.0
+            results[f"{prefix}_loss"], tuned = output.metrics[f"{prefix}_loss"], 0.0
         for name, (rows, form) in answer_files(datasets[split], found, version_2, tuned).items():
             write_predictions(run.file(name, split), rows, form)
 

@@ -2,7 +2,7 @@
 
     python -m tests.bench                    # a fixed number of steps per arm, about 15 minutes on 2 cores
     python -m tests.bench --full             # whole runs of A and B, one seed: hours on a CPU
-    python -m tests.bench --gpu              # BERT-base with random weights on an NVIDIA GPU: A, B, A compiled
+    python -m tests.bench --gpu              # BERT-base with random weights on a GPU: A, B, A packed, A compiled
     python -m tests.bench --recipes nli qa --data data
 
 Arms alternate in one run, so that what else the machine does falls on all of them; compare ratios, not seconds. Real
@@ -78,43 +78,42 @@ CASES = {
         ("qa/train.json", "qa/validation.json"),
         None,
         4,
-        "--num_train_epochs 2 --max_train_samples 2000 --max_eval_samples 2000",
+        "--num_train_epochs 1 --max_train_samples 2000 --max_eval_samples 2000",
         384,
     ),
 }
 
 
+KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647"}  # as the Makefile sets them
+
+
 def arms(case: Case, full: bool) -> dict[str, dict[str, Any]]:
-    """What each arm changes: flags, what rows are padded to, environment variables, and what is switched off."""
+    """What each arm changes: flags, what rows are padded to, and whether freed memory is kept."""
     import torch
 
     from common.cpu import cpu_bf16_speedup
 
     gpu = torch.cuda.is_available()
-    attention = "eager" if gpu else "sdpa"
-    returned = {"MALLOC_CHECK_": "0"}  # any MALLOC_ variable leaves the allocator as it is
-    stock = "--bf16 false --fp16 false --attn_implementation sdpa --cpu_tuning false "
-    stock += "--per_device_eval_batch_size 8 --logging_nan_inf_filter true" + " --tf32 false" * gpu
-    found: dict[str, dict[str, Any]] = {"A": {}, "B": {"flags": stock, "pad": case.padded_to, "env": returned}}
+    stock = f"--bf16 false --fp16 false --packing false --attn_implementation {'eager' if gpu else 'sdpa'} "
+    stock += "--cpu_tuning false --per_device_eval_batch_size 8 --logging_nan_inf_filter true" + " --tf32 false" * gpu
+    found: dict[str, dict[str, Any]] = {"A": {}, "B": {"flags": stock, "pad": case.padded_to, "env": {}}}
     if full:
         return found
     if gpu or cpu_bf16_speedup() > 1.5:
         found["A, fp32"] = {"flags": "--bf16 false --fp16 false"}
+    found["A, padded to the longest"] = {"flags": "--packing false"}
     if not gpu:
-        found["A, memory returned"] = {"env": returned}
-        found["A, stock dropout"] = {"without": "dropout"}
-        found["A, batches whole"] = {"without": "parts"}
-    found[f"A, {attention} attention"] = {"flags": f"--attn_implementation {attention}"}
-    found["A, grouped by length"] = {"flags": "--train_sampling_strategy group_by_length"}
-    # No default, but the most that could be saved on the embedding matrix, its gradient and its update.
-    found["A, embeddings frozen"] = {"flags": "--freeze embeddings"}
+        found["A, attention in one part"] = {"one_part": True}
+        found["A, no CPU tuning"] = {"flags": "--cpu_tuning false"}
+        found["A, memory returned"] = {"env": {}}
     return found | {"A again": {}, "B again": found["B"]}
 
 
 def gpu_arms(case: Case) -> dict[str, dict[str, Any]]:
-    """BERT-base at batch 32: the defaults, the example scripts' settings, and the defaults compiled."""
+    """BERT-base at batch 32: the defaults, the example scripts' settings, and the defaults packed and compiled."""
     batch = "--per_device_train_batch_size 32"
     found = {name: {**arm, "flags": f"{arm.get('flags', '')} {batch}"} for name, arm in arms(case, full=True).items()}
+    found["A, packed"] = {"flags": f"{batch} --packing true"}
     return found | {"A, compiled": {"flags": f"{batch} --torch_compile true"}}
 
 
@@ -124,13 +123,15 @@ def run_arm(name: str, case: Case, arm: dict[str, Any], folder: Path, data: Path
     train, held_out = (data / f for f in case.files) if is_real else (f"{SAMPLES}/{f}" for f in case.sample)
     flags = "--learning_rate 2e-4" + (f" --task_name {case.task}" if is_real and case.task else "")
     command = [sys.executable, "-m", "tests.bench", "--worker", case.recipe, "--pad", str(arm.get("pad") or 0)]
-    command += ["--without", arm.get("without", "nothing"), "--"]
+    command += [*["--one_part"] * arm.get("one_part", False), "--"]
     command += f"--model_name_or_path {model} --train_file {train} --validation_file {held_out} {flags}".split()
     command += f"{length} --save_strategy no --eval_strategy no {arm.get('flags', '')}".split()
     command += ["--output_dir", str(folder), "--disable_tqdm", "true"]
     shutil.rmtree(ROOT / folder, ignore_errors=True)  # a run that was stopped would be resumed
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environment |= arm.get("env", KEPT)
     start = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **arm.get("env", {})})
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     seconds = time.monotonic() - start
     if done.returncode:
         raise SystemExit(f"error: {name}: {done.stderr.strip().splitlines()[-1]}")
@@ -143,21 +144,18 @@ def run_arm(name: str, case: Case, arm: dict[str, Any], folder: Path, data: Path
         "end to end": round(seconds, 1),
         "training": record["seconds"]["training"],
         "useful tokens per second": record["useful_tokens_per_second"],
-        "padding share": record["padding_share"],
         "precision": record["precision"],
         "score": score,
     }
 
 
-def worker(recipe: str, pad: int, without: str, flags: list[str]) -> None:
-    """Run a recipe, with every row padded to `pad` or without one tuning; no recipe has a flag for these."""
-    module = importlib.import_module(f"recipes.{recipe}")
-    if without == "dropout":
-        from common import cpu
+def worker(recipe: str, pad: int, one_part: bool, flags: list[str]) -> None:
+    """Run a recipe, with every row padded to `pad` or with attention in one part; no recipe has a flag for these."""
+    from common import packing
 
-        cpu.cheap_dropout = cpu.stock_dropout
-    elif without == "parts":
-        module.RecipeTrainer.splits_batches = False
+    module = importlib.import_module(f"recipes.{recipe}")
+    if one_part:
+        packing.PART_COST = float("inf")
     if pad:
         collator = module.DataCollatorWithPadding
         module.DataCollatorWithPadding = lambda tokenizer, **_: collator(tokenizer, pad_to_multiple_of=pad)
@@ -245,6 +243,14 @@ def matrix_rate() -> float:
     return 20 * 2 * 8192**3 / (time.perf_counter() - start)
 
 
+def processor() -> str:
+    """The processor's name, and how many times as fast as fp32 it multiplies bf16."""
+    from common.cpu import cpu_bf16_speedup
+
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return f"{names[0].split(': ')[1] if names else platform.machine()} (bf16 {cpu_bf16_speedup():.1f} times fp32)"
+
+
 def summary(rows: list[dict[str, Any]], notes: list[str], flops: tuple[float, float] | None = None) -> str:
     """The table in Markdown: per recipe and arm, the mean over its repetitions, and B's figure over the arm's.
 
@@ -252,9 +258,9 @@ def summary(rows: list[dict[str, Any]], notes: list[str], flops: tuple[float, fl
         flops: of the model for a token trained on, and of the device in a second, where the share is wanted.
     """
     lines = [
-        f"Measured on {platform.machine()}, {os.cpu_count()} cores; {time.strftime('%Y-%m-%d')}.",
+        f"Measured on {processor()}, {os.cpu_count()} cores; {time.strftime('%Y-%m-%d')}.",
         "",
-        "| recipe, data | arm | seconds, all | B / arm | useful tokens a second | arm / B | padding | precision |"
+        "| recipe, data | arm | seconds, all | B / arm | useful tokens a second | arm / B | precision | score |"
         + " model FLOP use |" * bool(flops),
         "|---|---|---|---|---|---|---|---|" + "---|" * bool(flops),
     ]
@@ -270,7 +276,7 @@ def summary(rows: list[dict[str, Any]], notes: list[str], flops: tuple[float, fl
             lines.append(
                 f"| {recipe}, {row['data']} | {arm} | {seconds:.0f} | {mean('B', 'end to end') / seconds:.2f} | "
                 f"{tokens:.0f} | {tokens / mean('B', 'useful tokens per second'):.2f} | "
-                f"{row['padding share']:.1%} | {row['precision']} |"
+                f"{row['precision']} | {row['score']:.4f} |"
                 + (f" {flops[0] * tokens / flops[1]:.1%} |" if flops else "")
             )
     return "\n".join([*lines, "", *notes])
@@ -283,14 +289,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with real data")
     parser.add_argument("--model", default="models/all-MiniLM-L6-v2", help="checkpoint that all arms start from")
     parser.add_argument("--full", action="store_true", help="whole runs of A and B")
-    parser.add_argument("--gpu", action="store_true", help="BERT-base with random weights: A, B and A compiled")
+    parser.add_argument(
+        "--gpu", action="store_true", help="BERT-base with random weights: A, B, A packed and A compiled"
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--pad", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--without", default="nothing", help=argparse.SUPPRESS)
+    parser.add_argument("--one_part", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("flags", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        worker(args.worker, args.pad, args.without, args.flags)
+        worker(args.worker, args.pad, args.one_part, args.flags)
         return
     rows: list[dict[str, Any]] = []
     (ROOT / OUTPUT).mkdir(parents=True, exist_ok=True)

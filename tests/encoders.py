@@ -1,4 +1,4 @@
-"""Tiny random encoders of ten architectures, each with a tokenizer of its own kind, trained on the texts given."""
+"""Tiny random encoders of eleven architectures, each with a tokenizer of its own kind, trained on the texts given."""
 
 import json
 from collections.abc import Iterable
@@ -22,6 +22,7 @@ ENCODERS = {
     ),
     "roberta": ("Roberta", "bytes", NO_DROPOUT | dict(max_position_embeddings=66)),
     "xlm-roberta": ("XLMRoberta", "unigrams", NO_DROPOUT | dict(max_position_embeddings=66)),
+    "camembert": ("Camembert", "unigrams", NO_DROPOUT | dict(max_position_embeddings=66)),
     "electra": ("Electra", "word pieces", NO_DROPOUT | dict(embedding_size=16)),
     "albert": ("Albert", "unigrams", NO_DROPOUT | dict(embedding_size=16, classifier_dropout_prob=0.0)),
     "deberta-v2": ("DebertaV2", "unigrams", NO_DROPOUT | DEBERTA | dict(conv_kernel_size=3, conv_act="gelu")),
@@ -39,7 +40,7 @@ def build_tokenizer(name: str, texts: Iterable[str], size: int = 400):
 
     family, kind, _ = ENCODERS[name]
     options = dict(vocab_size=size, show_progress=False)
-    like_roberta = name in ("roberta", "xlm-roberta", "mpnet")
+    like_roberta = name in ("roberta", "xlm-roberta", "camembert", "mpnet")
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"] if like_roberta else BERT_TOKENS
     special = [*special, "[UNK]"] if name == "mpnet" else special
     if kind == "word pieces":

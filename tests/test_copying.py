@@ -1,5 +1,6 @@
 """Recipes are to be copied: by `make` under another name, by the patches of recipes/README.md for other tasks."""
 
+import copy
 import importlib.util
 import json
 import os
@@ -7,16 +8,25 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from datasets import Dataset
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    TrainingArguments,
+    pipeline,
+)
 
 from common import report
 from common.arguments import build_parser
 from common.compare import compare
 from common.errors import InputError
+from common.training import RecipeTrainer, load_model
 from recipes import predict, text_classification
 from tests.conftest import ROOT, logged, save_tiny_bert, write_sentences
 
@@ -53,24 +63,68 @@ def test_a_copy_is_a_target_of_make_at_once(tiny_bert, small_files, tmp_path):
     assert "python -m recipes.my_task" in card
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_copied_recipe_may_have_an_ordinary_loss(wide, tmp_path, tiny_bert_without_dropout):
+    """A plain mean, which ignores `num_items_in_batch`; and 28 labels a row in a batch of 28 positions."""
+    lengths, labels = [28, 3, 25, 4, 5, 28, 3, 6], 28 if wide else 2
+    generator = torch.Generator().manual_seed(0)
+    ids = [torch.randint(5, 60, (length,), generator=generator).tolist() for length in lengths]
+    gold = torch.rand(8, 28, generator=generator).round() if wide else torch.arange(8) % 2
+    rows = {"input_ids": ids, "attention_mask": [[1] * n for n in lengths], "labels": gold.tolist()}
+    mean_loss = torch.nn.functional.binary_cross_entropy_with_logits if wide else torch.nn.functional.cross_entropy
+    args = SimpleNamespace(model_name_or_path=tiny_bert_without_dropout, attn_implementation=None, packing=None)
+    training_args = TrainingArguments(
+        tmp_path,
+        use_cpu=True,
+        per_device_train_batch_size=8,
+        max_steps=1,
+        logging_steps=1,
+        report_to=[],
+        max_grad_norm=1e9,
+    )
+    torch.manual_seed(0)
+    model = load_model(AutoModelForSequenceClassification, args, training_args, num_labels=labels)
+    assert model.config._attn_implementation == "packed"
+    plain = copy.deepcopy(model.state_dict())
+    trainer = RecipeTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=Dataset.from_dict(rows),
+        data_collator=DataCollatorWithPadding(AutoTokenizer.from_pretrained(tiny_bert_without_dropout)),
+        compute_loss_func=lambda outputs, labels, num_items_in_batch=None: mean_loss(outputs["logits"], labels),
+    )
+    trainer.train()
+    logged = trainer.state.log_history[0]
+
+    stock = AutoModelForSequenceClassification.from_pretrained(tiny_bert_without_dropout, num_labels=labels).train()
+    stock.load_state_dict(plain)
+    batch = trainer.data_collator([{"input_ids": i, "attention_mask": [1] * len(i)} for i in ids])
+    loss = mean_loss(stock(**batch).logits, gold)
+    loss.backward()
+    assert logged["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert logged["grad_norm"] == pytest.approx(
+        torch.nn.utils.get_total_norm([p.grad for p in stock.parameters()]).item(), rel=1e-3
+    )
+
+
 @pytest.fixture
 def patched(tmp_path):
     """A function that copies a recipe, applies the example's patch, and returns the module."""
 
     def build(name, changed=False):
         original, patch = EXAMPLES[name]
-        copy = tmp_path / "recipes" / f"{name}.py"
-        copy.parent.mkdir()
+        path = tmp_path / "recipes" / f"{name}.py"
+        path.parent.mkdir()
         text = (ROOT / original).read_text(encoding="utf-8")
         if changed:  # as by whoever works on the recipes next
             text = text.replace('\n"""\n', '\nMore is said here.\n\nIn two lines.\n"""\n', 1)
             text = text.replace("    # Data.\n", "    # Data, and what is in it.\n    log.debug(args)\n")
-        copy.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
         applied = subprocess.run(
             ["git", "apply", "-"], input=patch, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
         )
         assert applied.returncode == 0, applied.stderr
-        spec = importlib.util.spec_from_file_location(name, copy)
+        spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # dataclasses and --help look for it there
         spec.loader.exec_module(module)
@@ -181,7 +235,7 @@ def test_several_labels(patched, tmp_path):
     model = save_tiny_bert(tmp_path / "model", ["late rude broken the order was"], dropout=0.0)
     folder = tmp_path / "run"
     given = ("--train_file", train, "--model_name_or_path", model, "--validation_file", held_out)
-    results = run(module, *given, "--output_dir", folder, "--num_train_epochs", 8, "--learning_rate", 5e-3)
+    results = run(module, *given, "--output_dir", folder, "--num_train_epochs", 12, "--learning_rate", 5e-3)
     assert set(results) == {f"eval_{name}" for name in ("micro_f1", "macro_f1", "accuracy", "loss")}
     assert results["eval_micro_f1"] > 0.85 and results["eval_macro_f1"] > 0.85  # all labels for all rows: below 0.6
     rows = predictions(folder)

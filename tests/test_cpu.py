@@ -1,17 +1,10 @@
 """What is tuned on a CPU leaves the arithmetic as it is."""
 
-import os
-import platform
-import subprocess
-import sys
-
 import pytest
 import torch
-import torch.nn.functional as F
-from transformers import BertConfig, BertForSequenceClassification
+from torch import nn
 
-from common.cpu import cheap_dropout, dropout_context, stock_dropout, tune_cpu
-from tests.conftest import ROOT
+from common.cpu import Dropout, dropout, replace_dropout, tune_cpu
 
 
 @pytest.fixture
@@ -22,10 +15,11 @@ def tuned():
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dropout_drops_the_asked_share_and_keeps_the_expectation(p, dtype):
+def test_dropout_drops_its_share_and_keeps_the_expectation(p, dtype, tuned):
+    tuned(True)
     torch.manual_seed(0)
     x = torch.ones(1001, 333, dtype=dtype, requires_grad=True)  # no multiple of 4
-    y = cheap_dropout(x, p)
+    y = dropout(x, p)
     y.float().sum().backward()
     kept = y != 0
     deviation = 5 * (p * (1 - p) / x.numel()) ** 0.5  # five standard deviations of the share
@@ -38,74 +32,44 @@ def test_dropout_drops_the_asked_share_and_keeps_the_expectation(p, dtype):
     torch.testing.assert_close(x.grad, y.detach())
 
 
-def test_dropout_repeats_with_the_seed_and_is_none_outside_training():
+def test_dropout_repeats_with_the_seed_and_does_nothing_outside_training(tuned):
+    tuned(True)
     x = torch.randn(50, 50)
     torch.manual_seed(3)
-    first = cheap_dropout(x, 0.1)
+    first = dropout(x, 0.1)
     torch.manual_seed(3)
-    assert torch.equal(first, cheap_dropout(x, 0.1))
-    assert not torch.equal(first, cheap_dropout(x, 0.1))
-    assert torch.equal(cheap_dropout(x, 0.1, training=False), x)
-    assert torch.equal(cheap_dropout(x, 0.0), x) and not cheap_dropout(x, 1.0).any()
-    other = x.clone()
-    assert cheap_dropout(other, 0.5, inplace=True) is other and not torch.equal(other, x)
+    assert torch.equal(first, dropout(x, 0.1))
+    assert not torch.equal(first, dropout(x, 0.1))
+    assert torch.equal(dropout(x, 0.1, training=False), x)
+    assert torch.equal(dropout(x, 0.0), x) and not dropout(x, 1.0).any()
 
 
-def test_dropout_reaches_the_model_also_where_the_forward_is_computed_twice(tuned):
-    """With gradient checkpointing the backward pass repeats the forward, which must draw the same masks."""
-    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=99)
-    config._attn_implementation = "eager"
+def test_dropout_takes_the_place_of_the_stock_module_on_a_tuned_cpu_alone(tuned):
+    class Other(nn.Dropout):
+        pass
+
+    def model():
+        return nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.3), nn.Sequential(nn.Dropout(0.1), Other(0.1)))
+
+    tuned(False)
+    plain = model()
+    replace_dropout(plain)
+    assert type(plain[1]) is nn.Dropout
+    tuned(True)
+    replace_dropout(plain)
+    assert type(plain[1]) is type(plain[2][0]) is Dropout and type(plain[2][1]) is Other
+    assert (plain[1].p, plain[2][0].p) == (0.3, 0.1) and plain.state_dict().keys() == model().state_dict().keys()
+    x = torch.ones(1000)
     torch.manual_seed(0)
-    model = BertForSequenceClassification(config).train()
-    batch = {"input_ids": torch.randint(0, 99, (4, 12)), "labels": torch.tensor([0, 1, 0, 1])}
-
-    def gradients(wanted):
-        tuned(wanted)
-        torch.manual_seed(1)
-        model.zero_grad()
-        with dropout_context():
-            model(**batch).loss.backward()
-        return [parameter.grad.clone() for parameter in model.parameters()]
-
-    plain, stock = gradients(True), gradients(False)
-    assert not all(torch.equal(a, b) for a, b in zip(plain, stock, strict=True))  # other masks than the stock ones
-    model.gradient_checkpointing_enable()
-    for a, b in zip(plain, gradients(True), strict=True):
-        torch.testing.assert_close(a, b)
+    ours = plain[1](x)
+    tuned(False)
+    torch.manual_seed(0)
+    assert not torch.equal(ours, plain[1](x)) and torch.equal(plain.eval()[1](x), x)
 
 
-def test_tuning_can_be_switched_off(tuned):
+def test_denormal_numbers_count_as_zero_while_tuned(tuned):
     denormal = torch.full((1000,), 1e-40)
     tuned(True)
-    with dropout_context():
-        assert not (denormal * 1.0).any() and F.dropout is cheap_dropout
-    assert F.dropout is stock_dropout
+    assert not (denormal * 1.0).any()
     tuned(False)
-    with dropout_context():
-        assert (denormal * 1.0).all() and F.dropout is stock_dropout
-
-
-def test_freed_memory_is_kept_unless_the_environment_says_otherwise():
-    """A tensor of 64 MB made and dropped ten times: fetched anew it costs 16,000 page faults each time."""
-    script = """
-import resource, torch
-from common.cpu import keep_freed_memory
-keep_freed_memory()
-for _ in range(10):  # until the heap has grown
-    torch.zeros(2**24)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    torch.zeros(2**24)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-    if platform.libc_ver()[0] != "glibc":
-        pytest.skip("the allocator is glibc's")
-
-    def faults(**variables):
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
-        environment = {**kept, "PYTHONPATH": str(ROOT), **variables}
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
-        return int(done.stdout)
-
-    # Huge pages make fewer faults of the same work, so the two are compared with each other.
-    assert faults() < faults(MALLOC_CHECK_="0") / 5
+    assert (denormal * 1.0).all()

@@ -67,7 +67,6 @@ def flags(tmp_path_factory):
         ]
         found[name] = f"{common} {' '.join(files)}".split()
     found["text_classification"] += ["--class_weights", "balanced"]
-    found["nli"] += ["--train_sampling_strategy", "group_by_length"]
     return found
 
 
@@ -90,6 +89,8 @@ def assert_same(run, expected):
     assert logged_last(run, "loss") == pytest.approx(logged_last(expected, "loss"), abs=1e-5)
     assert logged_last(run, "grad_norm") == pytest.approx(logged_last(expected, "grad_norm"), rel=1e-3)
     results = [json.loads((folder / "all_results.json").read_text()) for folder in (run, expected)]
+    losses = [scores.pop("eval_loss") for scores in results]  # a mean of the means of batches
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
     assert results[0] == pytest.approx(results[1], abs=1e-4)
     rows = [(folder / "predictions.jsonl").read_text().splitlines() for folder in (run, expected)]
     assert len(rows[0]) == 21
@@ -158,7 +159,7 @@ def test_the_launcher_passes_sigterm_on(flags, tmp_path):
     process.terminate()
     said, _ = process.communicate(timeout=60)
     assert process.returncode != 0 and said.count("Stopped by SIGTERM at step") == 1
-    assert len(list((tmp_path / "run").glob("checkpoint-*/manifest.json"))) == 1
+    assert len(list((tmp_path / "run").glob("checkpoint-*/complete.json"))) == 1
 
 
 @pytest.mark.slow
@@ -177,7 +178,7 @@ def test_a_killed_process_ends_the_others_within_a_minute(flags, tmp_path):
     [
         ("--nonsense 3", "error: unknown flag --nonsense"),
         ("--train_file nowhere.conll", "error: nowhere.conll: No such file"),
-        ("--num_train_epochs 1 --learning_rate 1e6", "error: loss or gradient is no finite number"),
+        ("--num_train_epochs 1 --learning_rate 1e6", "error: loss or gradient became NaN"),
     ],
 )
 def test_what_stops_all_is_said_once(flags, tmp_path, wrong, says):
@@ -333,4 +334,5 @@ def test_a_model_divided_by_fsdp_trains_alike_and_loads_on_one_device(flags, alo
     ]
     again = ner.main([*flags["ner"], *asked])
     saved = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    assert again.pop("eval_loss") == pytest.approx(saved.pop("eval_loss"), rel=0.05)  # of two processes' batches
     assert again == pytest.approx(saved, abs=1e-4)

@@ -515,7 +515,7 @@ def test_predicting_without_answers(trained, tmp_path):
 def test_another_run_in_the_same_folder_is_refused(trained, tiny):
     folder, results, train, dev = trained
     assert run(tiny, folder, "--train_file", train, "--validation_file", dev) == results
-    with pytest.raises(InputError, match="n_best_size: 20 there, 5 here"):
+    with pytest.raises(InputError, match="n_best_size: None there, 5 here"):
         run(tiny, folder, "--train_file", train, "--validation_file", dev, "--n_best_size", 5)
 
 

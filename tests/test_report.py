@@ -34,7 +34,6 @@ def save_run(folder, rows, results, data=None, history=(), arguments=None, **fil
         "started_at": "2026-01-02T03:04:05Z",
         "seconds": {"set-up": 1.0, "training": 2.0, "evaluation": 0.5, "total": 3.5},
         "useful_tokens_per_second": 1234.5,
-        "padding_share": 0.25,
         "results": results,
         "data": data or {},
     }
