@@ -58,7 +58,9 @@ def facts(answers: bool) -> dict[str, str]:
     from common.training import choose_attention, choose_precision
 
     choice, precision = choose_precision(SimpleNamespace(use_cpu=None, bf16=None, fp16=None, tf32=None))
-    attention, reason = choose_attention(SimpleNamespace(device=PartialState().device))
+    device = PartialState().device
+    attention, reason = choose_attention(SimpleNamespace(device=device))
+    packed = "packed: no padding is computed in the encoder, where the model allows it; else "
     number = next((name for name in ("bf16", "fp16") if choice[name]), "fp32")
     memory = psutil.virtual_memory()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
@@ -69,7 +71,7 @@ def facts(answers: bool) -> dict[str, str]:
         "Packages": packages(),
         "Devices": devices(),
         "Precision": f"{number}: {precision}",
-        "Attention": f"{attention}: {reason}",
+        "Attention": f"{packed if device.type == 'cpu' else ''}{attention}: {reason}",
         "CPU": f"{usable} of {psutil.cpu_count()} cores for this process, {torch.get_num_threads()} threads",
         "Memory": f"{memory.total / GIB:.1f} GiB, {memory.available / GIB:.1f} available",
         "Free space": f"{shutil.disk_usage(ROOT).free / GIB:.0f} GiB here",

@@ -49,13 +49,15 @@ def choose_precision(flags: Any, recorded: str | None = None) -> tuple[dict[str,
         choice["tf32"] = True  # for what stays fp32; PyTorch leaves it off
     if flags.bf16 is not None or flags.fp16 is not None:
         return choice, "set by a flag"
-    if recorded is not None:
-        return choice | {"bf16": recorded == "bf16", "fp16": recorded == "fp16"}, "as the run in the output folder"
+    as_recorded = "as in the run of the output folder"
     if use_cpu:
-        speedup = told_by_main_process("bf16 speedup", cpu.cpu_bf16_speedup)
+        known = {"bf16": math.inf, "fp32": 0.0}.get(recorded)
+        speedup = told_by_main_process("bf16 speedup", lambda: cpu.cpu_bf16_speedup() if known is None else known)
         reason = f"this CPU multiplies bf16 {speedup:.1f} times as fast as fp32" if speedup else "this CPU has no bf16"
         # Autocast spends some of the gain on conversions; between the kinds of processor there is a wide gap.
-        return choice | {"bf16": speedup > 1.5}, reason
+        return choice | {"bf16": speedup > 1.5}, reason if known is None else as_recorded
+    if recorded is not None:
+        return choice | {"bf16": recorded == "bf16", "fp16": recorded == "fp16"}, as_recorded
     if cuda and torch.cuda.get_device_capability() >= (8, 0):
         return choice | {"bf16": True}, "this GPU has bf16 tensor cores"
     if cuda and torch.cuda.get_device_capability() >= (7, 0):

@@ -89,3 +89,11 @@ def test_what_is_wrong_with_a_model_is_said_in_one_line(tiny_bert, tmp_path, sma
     with pytest.raises(InputError, match=r'"nobody/nothing" is neither a local path nor in the cache'):
         run("nobody/nothing")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "bug", [TypeError("a bug"), AttributeError("a bug"), KeyError("a bug"), ZeroDivisionError("a bug")]
+)
+def test_a_bug_is_not_blamed_on_the_hub(bug):
+    with pytest.raises(type(bug), match="a bug"), hub.hub_errors("model", "nobody/nothing"):
+        raise bug

@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
 from common.errors import InputError
 from common.metrics import entity_scores
 from common.runs import checkpoint_fault
 from common.tags import entity_spans
-from recipes import ner, predict
+from recipes import ner, predict, text_classification
 from tests.conftest import ROOT, read_sample
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
@@ -210,6 +211,59 @@ def test_a_folder_that_is_no_run_is_left_alone(ner_flags, tmp_path):
         with pytest.raises(InputError, match=r"thesis.tex but no run.json"):
             ner.main([*ner_flags, *extra])
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_the_old_model_goes_when_the_run_that_replaces_it_begins(ner_flags, tmp_path):
+    """Else `predict` answers with it while the new one trains, or after the new one was killed."""
+    ner.main(ner_flags)
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    wrong = changed(ner_flags, overwrite="true", seed=7, freeze="nothing")  # found before training begins
+    with pytest.raises(InputError, match="--freeze nothing"):
+        ner.main(wrong)
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "finished"
+    replaced = changed(ner_flags, overwrite="true", seed=7, save_strategy="steps", save_steps=5)
+    assert interrupt(replaced, 7, signal.SIGKILL).returncode == -9
+    assert not list((tmp_path / "run").glob("*.safetensors")) and not (tmp_path / "run" / "config.json").exists()
+    assert (tmp_path / "run" / "checkpoint-5" / "model.safetensors").exists()
+
+
+def test_a_run_is_not_replaced_by_one_that_starts_from_its_model(ner_flags, tmp_path):
+    ner.main(ner_flags)
+    again = changed(ner_flags, model_name_or_path=tmp_path / "run", overwrite="true")
+    with pytest.raises(InputError, match="holds the model that this run starts from; choose another --output_dir"):
+        ner.main(again)
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_finished_or_refused_run_says_so_before_a_model_is_loaded(ner_flags, monkeypatch):
+    results = ner.main(ner_flags)
+    monkeypatch.setattr(ner, "load_tokenizer", lambda *args, **kwargs: pytest.fail("a tokenizer was loaded"))
+    assert ner.main(ner_flags) == results
+    with pytest.raises(InputError, match="holds another run"):
+        ner.main(changed(ner_flags, seed=8))
+
+
+def test_the_same_rows_are_the_same_run_whatever_file_they_come_from(tiny_bert, tmp_path):
+    """Line numbers and the form of the file are no part of a run's identity."""
+    texts = [f"a {word} day" for word in ("warm", "cold", "long", "short")] * 4
+    rows = {"text": texts, "label": ["good", "bad"] * 8}
+    dataset = Dataset.from_dict(rows)
+    dataset.to_csv(tmp_path / "a.csv")
+    dataset.to_parquet(tmp_path / "a.parquet")
+    lines = (tmp_path / "a.csv").read_text().splitlines()
+    (tmp_path / "b.csv").write_text("\n\n".join(lines) + "\n")  # with empty lines between
+    fixed = (
+        f"--model_name_or_path {tiny_bert} --max_steps 1 --bf16 false --disable_tqdm true --output_dir {tmp_path}/run"
+    )
+    results = []
+    for name in ("a.csv", "b.csv", "a.parquet"):
+        files = ["--train_file", str(tmp_path / name), "--validation_file", str(tmp_path / name)]
+        results.append(text_classification.main([*fixed.split(), *files]))
+    assert results[0] == results[1] == results[2]
+    command = json.loads((tmp_path / "run" / "run.json").read_text())["command"]
+    assert command.startswith("python -m recipes.text_classification --model_name_or_path")  # not pytest's
+    assert command.endswith("a.csv")
 
 
 def test_a_run_in_progress_is_recognised(ner_flags, tmp_path):

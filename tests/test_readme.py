@@ -86,3 +86,37 @@ def test_an_old_python_gets_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.splitlines()[0].startswith("error: ") and "3.11 or later" in done.stderr
     assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize("processes", [1, 3, 8])
+def test_the_sample_trains_with_the_batch_that_suits_it(processes):
+    """Formerly a batch of 0 for qa with 8 processes, and one of 6 with 3."""
+
+    def command(*words):
+        done = subprocess.run(
+            ["make", "-n", *words], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True
+        )
+        return done.stdout.splitlines()[-1]
+
+    given = command("train-qa", "OFFLINE=1", f"NPROC={processes}")
+    assert "--per_device_train_batch_size 4 " in given and ("--num_processes" in given) == (processes > 1)
+    assert "--num_processes" not in command("train-qa", "OFFLINE=1")
+
+
+def test_hidden_accelerators_start_no_process():
+    environment = ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        ["make", "-n", "train-ner"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "accelerate launch" not in done.stdout
+
+
+@pytest.mark.parametrize(("count", "launched"), [(0, False), (1, False), (4, True)])
+def test_a_process_is_started_for_each_accelerator_that_python_sees(count, launched, tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / ".ready").touch()
+    (tmp_path / "bin" / "python").write_text(f"#!/bin/sh\necho {count}\n")
+    (tmp_path / "bin" / "python").chmod(0o755)
+    words = ["make", "-n", "train-ner", f"VENV={tmp_path}", "-o", f"{tmp_path}/.ready"]
+    done = subprocess.run(words, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert (f"--num_processes {count}" in done.stdout) == launched
