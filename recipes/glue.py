@@ -23,12 +23,12 @@ from pathlib import Path
 
 import numpy as np
 
-from common.compare import read_run, row_scores
 from common.data import read_rows
 from common.errors import InputError, OneLineParser, run_as_command
-from common.glue_files import OFFICIAL, SUBMISSION, convert_official, is_official, write_submission
-from common.statistics import RowScore, bootstrap_interval, mean_score
 from common.tables import table
+from recipes.tools.compare import read_run, row_scores
+from recipes.tools.glue_files import OFFICIAL, SUBMISSION, convert_official, is_official, write_submission
+from recipes.tools.statistics import RowScore, bootstrap_interval, mean_score
 
 # Recipe, metrics and rows of train and validation of each task (Wang et al. 2019, table 1; MNLI's two dev sets).
 TASKS = {
@@ -42,7 +42,7 @@ TASKS = {
     "rte": ("nli", ("accuracy",), (2490, 277)),
     "wnli": ("nli", ("accuracy",), (635, 71)),
 }
-BASELINES = Path(__file__).with_name("baselines.json")
+BASELINES = Path(__file__).parent / "tools" / "baselines.json"
 PROBE_STEPS = 20
 Run = tuple[str, str | None, int]  # task, learning rate as given, seed
 

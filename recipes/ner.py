@@ -29,7 +29,7 @@ from common.errors import run_as_command
 from common.metrics import entity_scores, flat_scores
 from common.postprocessing import tags_of_sentences
 from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_and_align_labels
-from common.runs import finish_run, open_run, write_predictions
+from common.runs import finish_run, open_run, push_to_hub, write_predictions
 from common.tables import show_entities, show_tagged_data
 from common.tags import (
     bio_label_list,
@@ -50,6 +50,7 @@ from common.training import (
     padding_multiple,
     token_predictions,
 )
+from recipes.tools.report import write_report
 
 log = logging.getLogger("recipes")
 
@@ -185,8 +186,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         write_predictions(run.file("predictions.jsonl", split), sentences, json.dumps)
         write_predictions(run.file("predictions.conll", split), sentences, conll_block)
 
-    # Save.
+    # Save, and draw the report.
     finish_run(run, trainer, results)
+    write_report(run.folder)
+    push_to_hub(run.folder, trainer)
     log.info("Model and results: %s", run.folder)
     log.info('Try it: make predict-ner MODEL=%s TEXT="Ada Lovelace worked in London."', run.folder)
     return results

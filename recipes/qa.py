@@ -36,7 +36,7 @@ from common.questions import (
     questions_and_answers,
     resolve_answer_limits,
 )
-from common.runs import finish_run, open_run, write_predictions
+from common.runs import finish_run, open_run, push_to_hub, write_predictions
 from common.tables import show_answers, show_question_data
 from common.training import (
     RecipeTrainer,
@@ -46,6 +46,7 @@ from common.training import (
     padding_multiple,
     span_loss,
 )
+from recipes.tools.report import write_report
 
 log = logging.getLogger("recipes")
 
@@ -186,8 +187,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         for name, (rows, form) in answer_files(datasets[split], found, version_2, tuned).items():
             write_predictions(run.file(name, split), rows, form)
 
-    # Save.
+    # Save, and draw the report.
     finish_run(run, trainer, results)
+    write_report(run.folder)
+    push_to_hub(run.folder, trainer)
     log.info("Model and results: %s", run.folder)
     log.info('Try it: make predict-qa MODEL=%s QUESTION="Who wrote it?" CONTEXT="Mary Shelley wrote it."', run.folder)
     return results

@@ -29,7 +29,7 @@ from common.errors import run_as_command
 from common.labels import find_columns, has_labels, label_groups, label_names, labelled_texts, predicted_rows
 from common.metrics import default_metrics, label_scores
 from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_texts
-from common.runs import finish_run, open_run, write_predictions
+from common.runs import finish_run, open_run, push_to_hub, write_predictions
 from common.tables import show_labelled_data, show_labels
 from common.training import (
     RecipeTrainer,
@@ -42,6 +42,7 @@ from common.training import (
     model_label_list,
     padding_multiple,
 )
+from recipes.tools.report import write_report
 
 log = logging.getLogger("recipes")
 
@@ -180,8 +181,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         rows = predicted_rows(datasets[split], output.predictions, label_list)
         write_predictions(run.file("predictions.jsonl", split), rows, json.dumps)
 
-    # Save.
+    # Save, and draw the report.
     finish_run(run, trainer, results)
+    write_report(run.folder)
+    push_to_hub(run.folder, trainer)
     log.info("Model and results: %s", run.folder)
     log.info('Try it: make predict-text-classification MODEL=%s TEXT="Three weeks in and it still works."', run.folder)
     return results

@@ -71,7 +71,7 @@ def logged(run: Path, key: str) -> list[float]:
 def no_report():
     """Drawing takes longer than a tiny run; tests/test_report.py draws what it looks at."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("common.runs.write_report", lambda folder: None)
+        patch.setattr("recipes.tools.report.draw_report", lambda folder: None)
         yield
 
 

@@ -22,12 +22,12 @@ from transformers import (
     pipeline,
 )
 
-from common import report
 from common.arguments import build_parser
-from common.compare import compare
 from common.errors import InputError
 from common.training import RecipeTrainer, load_model
 from recipes import predict, text_classification
+from recipes.tools import report
+from recipes.tools.compare import compare
 from tests.conftest import ROOT, logged, save_tiny_bert, write_sentences
 
 README = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")

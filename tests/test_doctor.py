@@ -7,8 +7,9 @@ import time
 
 import torch
 
-from common import doctor, hub
+from common import hub
 from recipes import ner, nli
+from recipes.tools import doctor
 from tests.conftest import ROOT
 from tests.test_hub import silent_hub  # noqa: F401
 
@@ -16,7 +17,12 @@ from tests.test_hub import silent_hub  # noqa: F401
 def test_it_names_everything_with_a_hub_that_stays_silent(silent_hub, tmp_path):  # noqa: F811
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": silent_hub, "HF_HUB_OFFLINE": "0"}
     done = subprocess.run(
-        [sys.executable, "-m", "common.doctor"], capture_output=True, text=True, cwd=ROOT, env=environment, check=True
+        [sys.executable, "-m", "recipes.tools.doctor"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        check=True,
     )
     found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert f"torch {torch.__version__.split('+')[0]}" in found["Packages"] and "accelerate" in found["Packages"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import InputError
-from common.glue_files import OFFICIAL, SUBMISSION, convert_official, write_submission
 from recipes import glue, nli, text_classification
+from recipes.tools.glue_files import OFFICIAL, SUBMISSION, convert_official, write_submission
 
 SCORES = {("mrpc", 1): (3, 1), ("mrpc", 2): (2, 2), ("mnli", 1): (4, 0), ("mnli", 2): (1, 3)}  # right and wrong rows
 
@@ -229,7 +229,7 @@ def test_a_submission_has_eleven_files_in_glues_form(fake_runs, tmp_path, monkey
         monkeypatch.setitem(SCORES, (task, 1), (3, 1))
         monkeypatch.setitem(SCORES, (task, 2), (4, 0))
     small = {name: (task, split, 2, labels) for name, (task, split, _, labels) in SUBMISSION.items()}
-    monkeypatch.setattr("common.glue_files.SUBMISSION", small)
+    monkeypatch.setattr("recipes.tools.glue_files.SUBMISSION", small)
     monkeypatch.setattr(glue, "read_scores", lambda task, folder: {"accuracy": 0.75 if "seed1" in folder.name else 1.0})
     glue.main(flags(tmp_path, "--seeds", "1", "2", "--submission"))
     folder = tmp_path / "bert-base-cased" / "submission"

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common import report, runs
 from common.errors import InputError
-from common.model_card import model_card
-from common.report import published
 from recipes import ner, nli, qa, text_classification
+from recipes.tools import report
+from recipes.tools.model_card import model_card
+from recipes.tools.report import draw_report, published
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)> {{ 7*7 }} & \u202e\u0001 $x_1$"
 
@@ -118,7 +118,7 @@ RUNS = {"label": label_run, "score": score_run, "tag": tag_run, "answer": answer
 
 
 def drawn(folder):
-    return report.write_report(folder).read_text(encoding="utf-8")
+    return draw_report(folder).read_text(encoding="utf-8")
 
 
 def text_of(html):
@@ -262,7 +262,7 @@ def test_the_table_of_all_runs(tmp_path, capsys):
 
 @pytest.fixture
 def with_report(monkeypatch):
-    monkeypatch.setattr(runs, "write_report", report.write_report)
+    monkeypatch.setattr(report, "draw_report", draw_report)
 
 
 def label_files(folder, test_labels=True):
@@ -308,7 +308,7 @@ def test_a_page_that_cannot_be_drawn_costs_a_line_and_not_the_run(ner_flags, tmp
     def fail(folder):
         raise ZeroDivisionError("of all things")
 
-    monkeypatch.setattr(runs, "write_report", fail)
+    monkeypatch.setattr(report, "draw_report", fail)
     results = ner.main(ner_flags)
     assert "no report (ZeroDivisionError: of all things)" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "run.json").read_text())["results"] == results
@@ -321,10 +321,11 @@ def test_a_page_that_cannot_be_drawn_costs_a_line_and_not_the_run(ner_flags, tmp
 def card_of(model="runs/mine", config=None, results=None, **arguments):
     from transformers import BertConfig
 
-    config = config or BertConfig(architectures=["BertForQuestionAnswering"])
+    config = (config or BertConfig(architectures=["BertForQuestionAnswering"])).to_dict()
     given = {"model_name_or_path": "google-bert/bert-base-cased", "dataset_name": "rajpurkar/squad"}
-    record = {"arguments": given | arguments, "command": "python -m recipes.qa"}
-    return model_card(model, record, config, results or {"eval_f1": 88.5, "eval_exact_match": 80.25, "eval_loss": 1.0})
+    results = results or {"eval_f1": 88.5, "eval_exact_match": 80.25, "eval_loss": 1.0}
+    record = {"arguments": given | arguments, "command": "python -m recipes.qa", "results": results}
+    return model_card(model, record, config)
 
 
 def test_the_card_has_the_metadata_that_the_hub_reads():
@@ -412,8 +413,8 @@ def test_in_chromium_nothing_is_fetched_complained_of_or_wider_than_the_window(w
     if browser is None:
         pytest.skip("no Chromium on this machine")
     for name, make in RUNS.items():
-        report.write_report(make(tmp_path / name))
-    report.write_report(label_run(tmp_path / "many", labels=[f"{HOSTILE} {i}" for i in range(15)], text="x" * 900))
+        draw_report(make(tmp_path / name))
+    draw_report(label_run(tmp_path / "many", labels=[f"{HOSTILE} {i}" for i in range(15)], text="x" * 900))
     index = report.write_index(tmp_path)
     with playwright.sync_playwright() as driver:
         page = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_page(

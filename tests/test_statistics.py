@@ -7,10 +7,10 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from common.compare import compare
 from common.errors import InputError
 from common.metrics import entity_scores
-from common.statistics import (
+from recipes.tools.compare import compare
+from recipes.tools.statistics import (
     answer_row_scores,
     bootstrap_interval,
     entity_row_scores,

@@ -1,7 +1,7 @@
 """A finished run as one page, report.html in its folder; and all runs as one table, runs/index.html.
 
-python -m common.report runs/ner         the page of a run, or of several
-python -m common.report --index runs     the table, and the pages that are missing
+python -m recipes.tools.report runs/ner         the page of a run, or of several
+python -m recipes.tools.report --index runs     the table, and the pages that are missing
 """
 
 import argparse
@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from common.compare import row_scores
 from common.errors import InputError, OneLineParser, run_as_command
 from common.metrics import answer_baselines, answer_scores, entity_errors, entity_scores
-from common.model_card import split_of
-from common.statistics import RowScore, bootstrap_interval, label_row_scores
+from common.processes import is_main_process
 from common.tags import entities, is_tag
+from recipes.tools.compare import row_scores
+from recipes.tools.model_card import model_card, split_of
+from recipes.tools.statistics import RowScore, bootstrap_interval, label_row_scores
 
 log = logging.getLogger("recipes")
 REPORT = "report.html"
@@ -32,7 +33,7 @@ NAME = 24  # characters of a class's name in a table
 LONGEST = 700  # characters, or words, of a text that is shown
 CLASSES = 20  # with more a confusion matrix is no longer read, and its commonest cells are listed
 POINTS = 1500  # in a scatter plot
-BASELINES = Path(__file__).parent.parent / "recipes" / "baselines.json"
+BASELINES = Path(__file__).with_name("baselines.json")
 QUESTION_WORDS = ("what", "who", "when", "where", "which", "why", "how", "whose", "whom")
 ANSWERS = ["none", "1 word", "2 words", "3 to 4", "5 to 8", "9 and more"]
 # Colours of matplotlib's output -> the page's, which differ between light and dark.
@@ -672,7 +673,7 @@ def recipe_of(record: dict[str, Any]) -> str:
 
 
 def render(template: str, **context: Any) -> str:
-    """A template of common/templates; all that is put into it is escaped."""
+    """A template of recipes/tools/templates; all that is put into it is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(Path(__file__).parent / "templates")
@@ -682,7 +683,25 @@ def render(template: str, **context: Any) -> str:
     return environment.get_template(template).render(**context)
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path) -> None:
+    """Draw report.html of a run that has just finished and, where it trained a model, README.md, the model card.
+
+    Whatever goes wrong there is a warning: the run is finished and its scores stand.
+    """
+    if not is_main_process():
+        return
+    try:
+        record = read_run(folder)
+        if record["arguments"]["do_train"]:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            card = model_card(record["hub_model_id"] or str(folder), record, config)
+            (folder / "README.md").write_text(card + "\n", encoding="utf-8")
+        draw_report(folder)
+    except Exception as error:
+        log.warning("Warning: no report (%s: %s); make report RUN=%s", type(error).__name__, error, folder)
+
+
+def draw_report(folder: Path) -> Path:
     """Draw the page of a finished run into its folder.
 
     Raises:
@@ -737,13 +756,13 @@ def write_index(root: Path) -> Path:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = OneLineParser("python -m common.report", description=__doc__, allow_abbrev=False)
+    parser = OneLineParser("python -m recipes.tools.report", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("folders", nargs="+", type=Path, help="--output_dir of finished runs; with --index above them")
     parser.add_argument("--index", action="store_true", help="a table of all runs under the folder")
     args = parser.parse_args(argv)
     for folder in args.folders:
-        print(write_index(folder) if args.index else write_report(folder))
+        print(write_index(folder) if args.index else draw_report(folder))
 
 
 if __name__ == "__main__":

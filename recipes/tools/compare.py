@@ -1,6 +1,6 @@
 """Two finished runs on the same rows: which is better, by how much, and could it be chance?
 
-python -m common.compare runs/a runs/b
+python -m recipes.tools.compare runs/a runs/b
 """
 
 import json
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, run_as_command
-from common.statistics import (
+from common.tables import table
+from recipes.tools.statistics import (
     RowScore,
     answer_row_scores,
     bootstrap_interval,
@@ -19,7 +20,6 @@ from common.statistics import (
     mcnemar,
     number_row_scores,
 )
-from common.tables import table
 
 LABEL_SCORES = ("accuracy", "f1", "macro_f1", "matthews_correlation")
 INPUTS = ("text", "text_pair", "tokens", "question", "id", "label", "ner_tags", "answers")

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from common.arguments import share_of
-from common.checkpoint import WEIGHTS
 from common.errors import InputError, run_as_command
 from common.hub import hub_answers
+from recipes.tools.checkpoint import WEIGHTS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 CHECKPOINT = ROOT / "models" / "all-MiniLM-L6-v2"
 GIB = 2**30
 

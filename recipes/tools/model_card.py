@@ -48,7 +48,7 @@ SPLITS = {"eval_mismatched": "validation_mismatched", "eval_matched": "validatio
 COMMENT = "# Yours to add, a line each: license (for instance apache-2.0) and language (for instance en)."
 
 
-def model_card(model: str, record: dict[str, Any], config: Any, results: dict[str, float]) -> str:
+def model_card(model: str, record: dict[str, Any], config: dict[str, Any]) -> str:
     """The README.md of a run: what was trained from what, by which command, its scores, and how to use it.
 
     The block at its top follows huggingface/hub-docs, modelcard.md: a base model or a data set is named there only
@@ -56,17 +56,19 @@ def model_card(model: str, record: dict[str, Any], config: Any, results: dict[st
 
     Args:
         model: its name on the Hub, or the folder.
+        record: what is in run.json.
+        config: what is in config.json.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
     arguments = record["arguments"]
     base = arguments["model_name_or_path"]
-    ending = next((e for e in PIPELINES if (config.architectures or [""])[0].endswith(e)), "ForSequenceClassification")
-    task = PIPELINES[ending]
+    architecture = (config.get("architectures") or [""])[0]
+    task = next((task for ending, task in PIPELINES.items() if architecture.endswith(ending)), "text-classification")
     is_local = any(arguments.get(f"{split}_file") for split in ("train", "validation", "test"))
     hub_data = None if is_local or Path(arguments["dataset_name"]).is_dir() else arguments["dataset_name"]
     scores, entries = [], []
-    for score, value in results.items():
+    for score, value in record["results"].items():
         if not score.islower():  # of one entity type
             continue
         split, name = split_of(score)
@@ -94,9 +96,7 @@ def model_card(model: str, record: dict[str, Any], config: Any, results: dict[st
         model_name=Path(model).name,
         eval_results=entries or None,
     )
-    texts = (
-        '{"text": "One text.", "text_pair": "Another."}' if getattr(config, "texts_per_row", 1) == 2 else '"A text."'
-    )
+    texts = '{"text": "One text.", "text_pair": "Another."}' if config.get("texts_per_row", 1) == 2 else '"A text."'
     usage = USAGE[task].replace("{model}", model).replace("{texts}", texts)
     return (
         f"---\n{COMMENT}\n{data.to_yaml()}\n---\n\n# {Path(model).name}\n\n"

