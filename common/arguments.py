@@ -15,10 +15,16 @@ import datasets
 import transformers
 from transformers import HfArgumentParser, TrainingArguments
 
-from common.cpu import tune_cpu
-from common.errors import InputError, OneLineParser, check_at_least_one, check_range
-from common.hub import go_offline_without_hub
-from common.processes import is_main_process, world_size
+from common.errors import (
+    InputError,
+    OneLineParser,
+    check_at_least_one,
+    check_range,
+    go_offline_without_hub,
+    is_main_process,
+    world_size,
+)
+from common.packing import tune_cpu
 from common.runs import read_record
 from common.training import choose_precision, precision_name, total_batch_size
 
@@ -90,8 +96,6 @@ def parse_arguments(
 ) -> tuple[Any, TrainingArguments]:
     """The recipe's own arguments and `TrainingArguments`, with what was left open chosen for this machine.
 
-    Precision is chosen before `TrainingArguments` is built: set afterwards it does nothing.
-
     Args:
         arguments: the recipe's dataclass; its flags come first in `--help`.
         defaults: the recipe's defaults for flags of `TrainingArguments`.
@@ -107,73 +111,19 @@ def parse_arguments(
     argv = list(sys.argv[1:] if argv is None else argv)
     name = Path(recipe_file).stem
     parser = build_parser(arguments, defaults, name)
-    asked, unknown = parser.parse_known_args(argv)
-    if unknown:
-        flags = [option for action in parser._actions for option in action.option_strings]
-        near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
-        raise InputError(f"unknown flag {unknown[0]}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
-    folder = f"runs/{name}"
-    if tasks:
-        own = asked.train_file or asked.validation_file or asked.test_file
-        own = own or asked.dataset_name != arguments.__dataclass_fields__["dataset_name"].default
-        task = asked.task_name or (None if own else next(iter(tasks)))
-        if task is not None and task not in tasks:
-            raise InputError(f"--task_name {task}: must be one of {', '.join(tasks)}")
-        folder += f"-{task}" if task else ""
-        best = tasks[task][-1][0] if task else "loss"
-        parser.set_defaults(task_name=task, output_dir=folder, metric_for_best_model=best)
-        if not own:
-            parser.set_defaults(dataset_config_name=task)
-    # Evaluation and saving follow what the run does; TrainingArguments would switch --do_eval false on again.
-    if not asked.do_train:
-        parser.set_defaults(save_strategy="no", eval_strategy="no")
-        if asked.output_dir == f"runs/{name}":
-            parser.set_defaults(output_dir=f"{folder}-eval")
-    elif not asked.do_eval:
-        parser.set_defaults(eval_strategy="no")
-    if asked.early_stopping_patience is not None and asked.do_train:
-        if asked.eval_strategy == "no" or not asked.do_eval:
-            raise InputError("--early_stopping_patience needs evaluations; leave --do_eval and --eval_strategy on")
-        parser.set_defaults(load_best_model_at_end=True)
-        asked.load_best_model_at_end = True
-    if asked.load_best_model_at_end:  # the best model is among the saved ones only if both happen together
-        parser.set_defaults(save_strategy=asked.eval_strategy, save_steps=asked.eval_steps or 500)
-    check_at_least_one(
-        asked, "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"
-    )
-    given = {word.split("=")[0].replace("-", "_") for word in argv}
-    if asked.do_train and "__per_device_train_batch_size" not in given:
-        parser.set_defaults(per_device_train_batch_size=share_of(asked.per_device_train_batch_size, world_size()))
-    if asked.train_sampling_strategy not in ("random", "sequential"):
-        raise InputError(
-            f"--train_sampling_strategy {asked.train_sampling_strategy}: trains worse, and upstream it also reorders "
-            "predictions and resumed epochs; drop it, packing leaves no padding to save"
-        )
-    check_range(asked, 0, 2**32 - 1, "seed", "data_seed")
-    check_range(asked, 0, 1e6, "learning_rate", "num_train_epochs", "weight_decay", "max_grad_norm")
-    folder = parser.parse_known_args(argv)[0].output_dir  # its default may have been set above
-    recorded = None if asked.overwrite else (read_record(Path(folder)) or {}).get("precision")
-    choice, reason = choose_precision(asked, recorded)
-    parser.set_defaults(**choice)
-    is_tuned = choice["use_cpu"] and asked.cpu_tuning and not asked.torch_compile  # which draws its own masks
-    tune_cpu(is_tuned)
+    flags = read_flags(parser, argv)
+    set_task_and_folder(parser, flags, name, tasks)
+    set_evaluation_and_saving(parser, flags)
+    set_share_of_the_batch(parser, flags, argv)
+    reason = set_precision(parser, flags, argv)
     try:
         args, training_args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     except (ValueError, TypeError, ImportError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(" ".join(str(error).split())) from error
-    if training_args.n_gpu > 1:
-        # DataParallel would multiply the batch by the number of GPUs and is slower than one process each.
-        log.warning(
-            "%d GPUs are here and one is used. All are by: accelerate launch --quiet --config_file "
-            "recipes/launch/multi_gpu.yaml --num_processes %d -m recipes.%s (or make train-%s)",
-            *(training_args.n_gpu, training_args.n_gpu, name, name.replace("_", "-")),
-        )
-        training_args._n_gpu = 1
+    use_one_gpu_without_a_launcher(training_args, name)
     log.info("Precision %s: %s. Device %s.", precision_name(training_args), reason, training_args.device)
-    if is_tuned:
-        log.info("CPU: cheaper dropout masks, denormal numbers count as zero (--cpu_tuning false: stock).")
     if training_args.do_train:
         processes, steps = training_args.world_size, training_args.gradient_accumulation_steps
         log.info(
@@ -181,11 +131,93 @@ def parse_arguments(
             *(total_batch_size(training_args), training_args.train_batch_size),
             *(processes, "process" if processes == 1 else "processes", steps, "step" if steps == 1 else "steps"),
         )
-    go_offline_without_hub(
-        args.model_name_or_path,
-        None if args.train_file or args.validation_file or args.test_file else args.dataset_name,
-    )
+    from_files = args.train_file or args.validation_file or args.test_file
+    go_offline_without_hub(args.model_name_or_path, None if from_files else args.dataset_name)
     return args, training_args
+
+
+def read_flags(parser: RecipeArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """The command line before anything is chosen for the machine; what is out of range or unknown is refused."""
+    flags, unknown = parser.parse_known_args(argv)
+    if unknown:
+        options = [option for action in parser._actions for option in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].split("=")[0], options, n=1)
+        raise InputError(f"unknown flag {unknown[0]}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+    if flags.train_sampling_strategy not in ("random", "sequential"):
+        raise InputError(
+            f"--train_sampling_strategy {flags.train_sampling_strategy}: trains worse, and upstream it also reorders "
+            "predictions and resumed epochs; drop it, packing leaves no padding to save"
+        )
+    check_at_least_one(
+        flags, "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"
+    )
+    check_range(flags, 0, 2**32 - 1, "seed", "data_seed")
+    check_range(flags, 0, 1e6, "learning_rate", "num_train_epochs", "weight_decay", "max_grad_norm")
+    return flags
+
+
+def set_task_and_folder(
+    parser: RecipeArgumentParser, flags: argparse.Namespace, name: str, tasks: dict[str, Any] | None
+) -> None:
+    """A benchmark's task, else the first where the data is the default; each has a folder of its own."""
+    folder = f"runs/{name}"
+    if tasks:
+        own = flags.train_file or flags.validation_file or flags.test_file
+        own = own or flags.dataset_name != parser.get_default("dataset_name")
+        task = flags.task_name or (None if own else next(iter(tasks)))
+        if task is not None and task not in tasks:
+            raise InputError(f"--task_name {task}: must be one of {', '.join(tasks)}")
+        folder += f"-{task}" if task else ""
+        parser.set_defaults(task_name=task, metric_for_best_model=tasks[task][-1][0] if task else "loss")
+        if not own:
+            parser.set_defaults(dataset_config_name=task)
+    parser.set_defaults(output_dir=folder if flags.do_train else f"{folder}-eval")
+
+
+def set_evaluation_and_saving(parser: RecipeArgumentParser, flags: argparse.Namespace) -> None:
+    """Both follow what the run does; `TrainingArguments` would switch --do_eval false on again."""
+    if not flags.do_train:
+        parser.set_defaults(save_strategy="no", eval_strategy="no")
+    elif not flags.do_eval:
+        parser.set_defaults(eval_strategy="no")
+    stops_early = flags.early_stopping_patience is not None and flags.do_train
+    if stops_early:
+        if flags.eval_strategy == "no" or not flags.do_eval:
+            raise InputError("--early_stopping_patience needs evaluations; leave --do_eval and --eval_strategy on")
+        parser.set_defaults(load_best_model_at_end=True)
+    if flags.load_best_model_at_end or stops_early:  # the best model is among the saved ones only if both coincide
+        parser.set_defaults(save_strategy=flags.eval_strategy, save_steps=flags.eval_steps or 500)
+
+
+def set_share_of_the_batch(parser: RecipeArgumentParser, flags: argparse.Namespace, argv: list[str]) -> None:
+    """The default batch is divided among the processes of a run; a batch that is given is not."""
+    given = {word.split("=")[0].replace("-", "_") for word in argv}
+    if flags.do_train and "__per_device_train_batch_size" not in given:
+        parser.set_defaults(per_device_train_batch_size=share_of(flags.per_device_train_batch_size, world_size()))
+
+
+def set_precision(parser: RecipeArgumentParser, flags: argparse.Namespace, argv: list[str]) -> str:
+    """Precision and device, chosen before `TrainingArguments` is built: set afterwards they do nothing; the reason."""
+    folder = parser.parse_known_args(argv)[0].output_dir  # with the default that was set by now
+    recorded = None if flags.overwrite else (read_record(Path(folder)) or {}).get("precision")
+    choice, reason = choose_precision(flags, recorded)
+    parser.set_defaults(**choice)
+    is_tuned = choice["use_cpu"] and flags.cpu_tuning and not flags.torch_compile  # which draws its own masks
+    tune_cpu(is_tuned)
+    if is_tuned:
+        log.info("CPU: cheaper dropout masks, denormal numbers count as zero (--cpu_tuning false: stock).")
+    return reason
+
+
+def use_one_gpu_without_a_launcher(training_args: TrainingArguments, name: str) -> None:
+    """DataParallel would multiply the batch by the number of GPUs and is slower than one process each."""
+    if training_args.n_gpu > 1:
+        log.warning(
+            "%d GPUs are here and one is used. All are by: accelerate launch --quiet --config_file "
+            "recipes/launch/multi_gpu.yaml --num_processes %d -m recipes.%s (or make train-%s)",
+            *(training_args.n_gpu, training_args.n_gpu, name, name.replace("_", "-")),
+        )
+        training_args._n_gpu = 1
 
 
 def share_of(batch: int, processes: int) -> int:

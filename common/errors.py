@@ -1,14 +1,20 @@
-"""Expected failures: one line on stderr that names the place and the remedy, exit code 2, no traceback."""
+"""Expected failures in one line; the Hub, or its absence; which of several processes speaks."""
 
 import argparse
+import contextlib
 import errno
+import logging
 import os
 import pickle
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any
 
-from common.processes import has_lost_others, is_first_to_fail, world_size
+log = logging.getLogger("recipes")
+PROBE_SECONDS = 4.0
 
 
 class InputError(ValueError):
@@ -72,3 +78,150 @@ def fail(message: str) -> None:
     if is_first_to_fail():
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@contextlib.contextmanager
+def main_process_first() -> Iterator[None]:
+    """What is cached on disk is made by the main process of each machine; the others wait and read it."""
+    if world_size() == 1:
+        yield
+        return
+    from accelerate import PartialState
+
+    with PartialState().local_main_process_first():
+        yield
+
+
+def from_main_process(value: Any) -> Any:
+    """The main process's `value`, in every process; whatever can be pickled."""
+    if world_size() == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([value])[0]
+
+
+def launcher_store() -> Any:
+    """The key-value store of the launcher, there from the start, before the processes are connected."""
+    from torch.distributed import TCPStore
+
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(*address, is_master=False, timeout=timedelta(seconds=5))
+
+
+def told_by_main_process(name: str, measure: Callable[[], float]) -> float:
+    """What the main process measures, so that all choose alike; without torchrun, which keeps a store, each its own."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or world_size() == 1:
+        return measure()
+    store = launcher_store()
+    if is_main_process():
+        store.set(name, str(measure()))
+    store.set_timeout(timedelta(minutes=5))
+    return float(store.get(name))
+
+
+def is_first_to_fail() -> bool:
+    """Whether no other process of the run has asked this before.
+
+    What stops one process (a flag, a file) mostly stops all, and the end of one breaks the connections of the rest:
+    only the first says why.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or world_size() == 1:
+        return True
+    from torch.distributed import DistError
+
+    try:
+        return launcher_store().add(f"failed {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", 1) == 1
+    except DistError:  # the machine that keeps the store is gone
+        return True
+
+
+def has_lost_others(error: Exception) -> bool:
+    """Whether it was the connection to another process that broke."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or "gloo" in str(error).casefold()
+
+
+def hub_answers(timeout: float = PROBE_SECONDS) -> bool:
+    """Whether the Hub (or the mirror in `HF_ENDPOINT`) answers any HTTP status within `timeout` seconds."""
+    import huggingface_hub
+    from huggingface_hub.utils import get_session
+
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    found = []
+
+    def probe() -> None:
+        with suppress(Exception):  # whatever the HTTP library of this version raises: no route, a refused proxy
+            found.append(get_session().head(huggingface_hub.constants.ENDPOINT, timeout=timeout))
+
+    # The library's timeout is for each of several phases, and looking up a name has none.
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return bool(found)
+
+
+def go_offline_without_hub(*names: str | None) -> None:
+    """Switch the libraries to their local cache when one of `names` must come from the Hub and it does not answer.
+
+    Without this `load_dataset` retries for 24 s and `from_pretrained` for 49 s before they give up. A `name` that is
+    a local path, or None, needs no Hub.
+    """
+    if all(name is None or os.path.exists(name) for name in names) or hub_answers():
+        return
+    import datasets
+    import huggingface_hub
+
+    log.warning("The Hugging Face Hub does not answer: only local files and the cache are used.")
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    datasets.config.HF_HUB_OFFLINE = True
+
+
+def reaching_and_reading() -> tuple[type[Exception], ...]:
+    """What the libraries raise where a model or dataset is not reached, not found, or cannot be read."""
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+    from safetensors import SafetensorError
+
+    # ValueError: an unknown configuration or model type, broken JSON; RuntimeError: weights of another shape.
+    return OSError, ValueError, RuntimeError, HfHubHTTPError, DatasetsError, SafetensorError
+
+
+@contextmanager
+def hub_errors(kind: str, name: str) -> Iterator[None]:
+    """Turn the libraries' many ways of saying "`name` cannot be loaded" into one `InputError` with the remedies. Of
+    several processes one on each machine downloads; the others read the cache.
+
+    Args:
+        kind: "model", "tokenizer" or "dataset", for the message.
+        name: the Hub name or local path that was asked for.
+    """
+    try:
+        with main_process_first():
+            yield
+    except InputError:
+        raise
+    except reaching_and_reading() as error:  # any other is a bug, and keeps its traceback
+        reason = " ".join(str(error).split())[:200]
+        if os.path.isdir(name):
+            raise InputError(f"{name}: cannot be loaded as a {kind}: {reason}") from error
+        if hub_answers():
+            raise InputError(
+                f'the {kind} "{name}" cannot be loaded from the Hub: {reason}; check the name or log in'
+            ) from error
+        cache = os.environ.get("HF_HOME", "unset")
+        raise InputError(
+            f'the {kind} "{name}" is neither a local path nor in the cache (HF_HOME={cache}), and the Hub does not '
+            "answer: add OFFLINE=1 to make for the bundled sample and checkpoint, give a local path, or set HF_HOME "
+            "to a folder that holds it"
+        ) from error

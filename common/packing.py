@@ -13,20 +13,18 @@ Costs from 10,000 to 40,000 and the exact optimum made no difference beyond nois
 """
 
 import inspect
-import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from common.cpu import dropout
-
-log = logging.getLogger("recipes")
 PART_COST = 30_000
 NAME = "packed"  # of the attention implementation
+_is_tuned = False
 
 
 class Part(NamedTuple):
@@ -205,4 +203,49 @@ def probe(base: nn.Module) -> torch.Tensor:
 
 
 AttentionInterface.register(NAME, packed_attention)
+
+
 AttentionMaskInterface.register(NAME, padding_mask)
+
+
+def tune_cpu(wanted: bool) -> None:
+    """Settings of this process for training on its CPU, for `--cpu_tuning`; `dropout` follows it.
+
+    Denormal numbers count as zero: the optimizer's first moment of a word that has not occurred for some 800 steps
+    shrinks below 1e-38 and stays there, and arithmetic with such numbers took an update of the 30,522 x 384 embedding
+    matrix from 11 ms to 140 ms.
+    """
+    global _is_tuned
+    _is_tuned = wanted
+    torch.set_flush_denormal(wanted)
+
+
+def dropout(input: torch.Tensor, p: float = 0.5, training: bool = True) -> torch.Tensor:
+    """`nn.functional.dropout`, on a tuned CPU at a quarter of its time with 16 random bits an element.
+
+    On a CPU PyTorch's `bernoulli_` takes 12 ns an element, a quarter of a training step of a small BERT. One draw of 64
+    bits decides four elements here. The probability is rounded to a multiple of 2 ** -16 (0.1 to 0.100006), the scale
+    of what is kept is that probability's, so the expectation is exact. Each mask's seed comes from PyTorch's global
+    generator, so seeds, resumed runs and gradient checkpointing repeat.
+    """
+    cut = round(p * 2**16)
+    if not training or not _is_tuned or not 0 < cut < 2**16 or input.device.type != "cpu":
+        return nn.functional.dropout(input, p, training)
+    seed = int(torch.randint(2**62, ()))
+    drawn = torch.from_numpy(np.random.SFC64(seed).random_raw(-(-input.numel() // 4)).view(np.int16))
+    kept = torch.empty_like(input, requires_grad=False)
+    torch.ge(drawn[: input.numel()].view(input.shape), cut - 2**15, out=kept)  # 1.0 or 0.0 in one pass
+    return input * kept.mul_(2**16 / (2**16 - cut))
+
+
+class Dropout(nn.Dropout):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return dropout(input, self.p, self.training)
+
+
+def replace_dropout(model: nn.Module) -> None:
+    """Put `Dropout` in the place of each `nn.Dropout` of a model that is to train on a tuned CPU."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if _is_tuned and type(child) is nn.Dropout:
+                setattr(module, name, Dropout(child.p))

@@ -1,22 +1,24 @@
-"""Rows with a question, a context and the answers in it: read in every form, answers placed, splits checked."""
+"""Questions about contexts: rows, windows, the choice of spans, and what is printed about them."""
 
 import json
 import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+from torch import nn
+
+from common.data import Row, Source, column, columns, facts_of, histogram, repetitions, source_name
 from common.errors import InputError, check_at_least_one
-from common.metrics import chosen_answers, null_odds
-from common.splits import column, source_name
+from common.metrics import answer_baselines, answer_scores, chosen_answers, null_odds, table
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-    from common.data import Row, Source
 
 log = logging.getLogger("recipes")
 REPAIRED = "an answer is not at its answer_start; its only occurrence is taken"
@@ -249,7 +251,7 @@ def answer_files(
     best one; 2.0 alone) are what the official scorers read.
 
     Args:
-        found: of `common.postprocessing.choose_answers`, in the order of `dataset`.
+        found: of `choose_answers`, in the order of `dataset`.
         threshold: of the null odds; 0 is the official one.
     """
     ids = dataset["id"][:]
@@ -295,3 +297,289 @@ def with_probabilities(found: dict, version_2: bool) -> list[dict[str, Any]]:
         {**candidate, "probability": round(weight / total, 4)}
         for candidate, weight in zip(candidates, weights, strict=True)
     ]
+
+
+def tokenize_questions(
+    batch: dict[str, list],
+    indices: Sequence[int],
+    tokenizer: Any,
+    max_length: int,
+    stride: int,
+    labelled: bool = False,
+    offsets: bool = True,
+) -> dict[str, list]:
+    """Windows of word pieces: the question and a part of its context, in each (for `Dataset.map`, batched).
+
+    A context too long for one window becomes several that overlap by `stride` pieces; the question stands in each. It
+    may take half of what the special tokens and the overlap leave, and is cut there.
+
+    Args:
+        batch: `question` and `context`; `answers` and `answer_starts` when `labelled`.
+        indices: the row numbers of the questions.
+        max_length: pieces in a window, special tokens included.
+        offsets: keep what `choose_answers` reads.
+
+    Returns:
+        One row per window: the tokenizer's own inputs; `row`, the row number; `length`, the number of pieces;
+        `question_cut`, whether the question was cut; with `offsets` also `starts` and `ends`, at each piece of the
+        context the characters in it that it covers, elsewhere -1; with `labelled` also `labels`, the positions of the
+        first and the last piece of the answer (the first gold answer that is placed), or twice the position of [CLS]
+        where the window does not hold it whole (Devlin et al. 2019, section 4.3).
+    """
+    limit = (max_length - tokenizer.num_special_tokens_to_add(pair=True) - stride) // 2
+    if limit < 1:
+        raise InputError(f"--max_seq_length {max_length}: leaves no room for a question beside --doc_stride {stride}")
+    questions, cut = list(batch["question"]), [False] * len(batch["question"])
+    asked = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    for i, pieces in enumerate(asked):
+        if len(pieces) > limit:
+            questions[i], cut[i] = questions[i][: pieces[limit - 1][1]], True
+    encoding = tokenizer(
+        questions,
+        batch["context"],
+        truncation="only_second",
+        max_length=max_length,
+        stride=stride,
+        return_overflowing_tokens=True,
+    )
+    if encoding["input_ids"][0][0] != tokenizer.cls_token_id:
+        raise InputError(
+            f"{tokenizer.name_or_path}: its inputs do not begin with [CLS], where no answer is marked; "
+            "choose an encoder of BERT's kind"
+        )
+    sample_of_window = encoding.pop("overflow_to_sample_mapping")
+    features = {key: list(values) for key, values in encoding.items()}
+    features |= {
+        "row": [indices[sample] for sample in sample_of_window],
+        "length": [len(ids) for ids in encoding["input_ids"]],
+        "question_cut": [cut[sample] for sample in sample_of_window],
+    }
+    if offsets:
+        features |= {"starts": [], "ends": []}
+        for window, sample in zip(encoding.encodings, sample_of_window, strict=True):
+            spans = context_spans(window.offsets, window.sequence_ids, batch["context"][sample])
+            features["starts"].append([start for start, _ in spans])
+            features["ends"].append([end for _, end in spans])
+    if labelled:
+        windows_of: dict[int, list[int]] = {}
+        for window, sample in enumerate(sample_of_window):
+            windows_of.setdefault(sample, []).append(window)
+        features["labels"] = [None] * len(sample_of_window)
+        for sample, windows in windows_of.items():
+            gold = zip(batch["answers"][sample], batch["answer_starts"][sample], strict=True)
+            first = next(((start, start + len(text)) for text, start in gold if start >= 0), None)
+            spans = answer_positions([encoding.encodings[w] for w in windows], first)
+            for window, span in zip(windows, spans, strict=True):
+                cls = encoding["input_ids"][window].index(tokenizer.cls_token_id)
+                features["labels"][window] = list(span or (cls, cls))
+    return features
+
+
+def context_spans(
+    offsets: Sequence[tuple[int, int]], parts: Sequence[int | None], context: str
+) -> list[tuple[int, int]]:
+    """The characters of the context that each piece covers, without white space at its ends; (-1, -1) for others.
+
+    Byte-level tokenizers put a blank before a word into its piece, and give a character of several bytes several
+    pieces; the first of these stands for it, as it does in the labels.
+
+    >>> context_spans([(0, 0), (0, 3), (3, 4), (4, 5), (4, 5)], [None, 1, 1, 1, 1], " in é")
+    [(-1, -1), (1, 3), (-1, -1), (4, 5), (-1, -1)]
+    """
+    spans: list[tuple[int, int]] = []
+    previous = None
+    for (start, end), part in zip(offsets, parts, strict=True):
+        if part == 1:
+            text = context[start:end]
+            start, end = start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
+        is_answer = part == 1 and start < end and (start, end) != previous
+        spans.append((start, end) if is_answer else (-1, -1))
+        previous = (start, end) if part == 1 else None
+    return spans
+
+
+def answer_positions(windows: Sequence[Any], span: tuple[int, int] | None) -> list[tuple[int, int] | None]:
+    """For each window over one context the first and last position of an answer, None where it is not there whole.
+
+    Args:
+        windows: `tokenizers.Encoding` of question and context.
+        span: the answer's characters in the context, the end exclusive; None for no answer.
+    """
+    if span is None:
+        return [None] * len(windows)
+
+    def positions(characters: range) -> list[int | None]:
+        # A character may have no piece (white space, control characters); the next one inward then stands for it.
+        for character in characters:
+            found = [window.char_to_token(character, 1) for window in windows]
+            if any(position is not None for position in found):
+                return found
+        return [None] * len(windows)
+
+    firsts, lasts = positions(range(*span)), positions(range(span[1] - 1, span[0] - 1, -1))
+    return [None if first is None or last is None else (first, last) for first, last in zip(firsts, lasts, strict=True)]
+
+
+def choose_answers(
+    start_logits: np.ndarray,
+    end_logits: np.ndarray,
+    features: Any,
+    contexts: Sequence[str],
+    n_best_size: int = 20,
+    max_answer_length: int = 30,
+) -> list[dict[str, Any]]:
+    """The best spans of each question over all its windows, in the order of `contexts`.
+
+    Every span inside the context of at most `max_answer_length` pieces is a candidate; its score is the sum of the
+    logits of its start and its end (Devlin et al. 2019, section 4.2). The spans of all windows of a question compete,
+    and one that several windows show counts once. The example scripts pair the 20 best starts with the 20 best ends
+    only, and may then be left without any span. Computed on arrays: linear in the number of pieces.
+
+    Args:
+        start_logits, end_logits: shape (windows, positions), padded on the right.
+        features: columns as `tokenize_questions` gives them: `row`, `starts`, `ends`.
+        contexts: the context of each question.
+
+    Returns:
+        For each question `n_best`, a list of {"text", "start", "end", "score"} with the best first, `start` and `end`
+        in characters, empty where the context has no pieces; and `null_score`, that of no answer: the sum of the
+        logits at [CLS], the first piece, in the window that is surest to hold one.
+    """
+    question_of = np.asarray(features["row"][:])
+    nothing = -float("inf")
+    kept = []  # of each chunk of windows: question, first character, end, score
+    null_scores = np.full(len(contexts), np.inf)
+    for at in range(0, len(question_of), 256):  # a chunk's arrays stay in the processor's cache
+        chunk = slice(at, at + 256)
+        starts, ends = (padded(features[name][chunk]) for name in ("starts", "ends"))
+        outside = torch.from_numpy(starts < 0)
+        first, last = (
+            torch.as_tensor(logits[chunk, : starts.shape[1]]).float().masked_fill(outside, nothing)
+            for logits in (start_logits, end_logits)
+        )
+        last = nn.functional.pad(last, (0, max_answer_length - 1), value=nothing)
+        # The best spans begin at the best starts, when each start is taken with the best end within reach.
+        reach = last.unfold(1, max_answer_length, 1)
+        best_starts = (first + reach.amax(-1)).topk(min(n_best_size, first.shape[1])).indices
+        reached = best_starts[:, :, None] + torch.arange(max_answer_length)
+        scores = first.gather(1, best_starts)[:, :, None] + last.gather(1, reached.flatten(1)).view(reached.shape)
+        scores, spans = scores.flatten(1).topk(min(n_best_size, scores[0].numel()))
+        window, rank = (index.numpy() for index in torch.nonzero(scores > nothing, as_tuple=True))
+        spans = spans.numpy()[window, rank]
+        span_starts = best_starts.numpy()[window, spans // max_answer_length]
+        span_ends = span_starts + spans % max_answer_length
+        columns = (question_of[chunk][window], starts[window, span_starts], ends[window, span_ends])
+        kept.append((*columns, scores.numpy()[window, rank]))
+        null = np.asarray(start_logits[chunk, 0], float) + np.asarray(end_logits[chunk, 0], float)
+        np.minimum.at(null_scores, question_of[chunk], null)
+
+    question, start, end, score = (np.concatenate(column) for column in zip(*kept, strict=True))
+    # By question, the best first; then each span once.
+    order = np.lexsort((-score, question))
+    question, start, end, score = (column[order] for column in (question, start, end, score))
+    longest = int(end.max(initial=0)) + 1
+    _, once = np.unique((question * longest + start) * longest + end, return_index=True)
+    once.sort()
+    found: list[dict[str, Any]] = [{"n_best": [], "null_score": float(null)} for null in null_scores]
+    columns = (column[once].tolist() for column in (question, start, end, score))
+    for q, a, b, value in zip(*columns, strict=True):
+        n_best = found[q]["n_best"]
+        if len(n_best) < n_best_size:
+            n_best.append({"text": contexts[q][a:b], "start": a, "end": b, "score": value})
+    return found
+
+
+def padded(rows: Sequence[Sequence[float]]) -> np.ndarray:
+    """Rows of unequal length as one array, filled up with -1.
+
+    >>> padded([[0], [1, 2]]).tolist()
+    [[0, -1], [1, 2]]
+    """
+    array = np.full((len(rows), max(map(len, rows))), -1, dtype=np.asarray(rows[0]).dtype)
+    for i, row in enumerate(rows):
+        array[i, : len(row)] = row
+    return array
+
+
+def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
+    """Print what the run is about to read: questions, contexts, lengths, windows, what is cut or lies outside, overlap.
+
+    Returns:
+        Of each split `rows`; `classes`, the questions with and without an answer; `in_train`, questions about contexts
+        of train; `lengths` of the windows, a histogram in word pieces; `windowed`, questions with several.
+    """
+    facts, rows = {}, []
+    repeated = repetitions(datasets, "context")
+    for split, dataset in datasets.items():
+        windows = Counter(column(features[split], "row"))
+        lengths = features[split]["length"][:]
+        is_answered = list(map(bool, column(dataset, "answers")))
+        # Windows without an answer point at one position twice, and so does an answer of one piece; [CLS] comes first.
+        unanswerable = outside = "-"
+        if "labels" in features[split].column_names:
+            held = {row for row, labels in columns(features[split], "row", "labels") if labels[1] > 0}
+            unanswerable = is_answered.count(False)
+            outside = sum(answered and i not in held for i, answered in enumerate(is_answered))
+        cut = {row for row, is_cut in columns(features[split], "row", "question_cut") if is_cut}
+        duplicates, in_train = repeated[split]
+        windowed = sum(count > 1 for count in windows.values())
+        facts[split] = facts_of(
+            rows=len(dataset),
+            classes={"answered": is_answered.count(True), "no answer": is_answered.count(False)},
+            in_train=in_train,
+            lengths=histogram(lengths),
+            cut=0,
+            windowed=windowed,
+        )
+        rows.append(
+            [
+                split,
+                len(dataset),
+                len(dataset) - duplicates,
+                unanswerable,
+                f"{np.mean(lengths):.1f}",
+                len(lengths),
+                windowed,
+                len(cut),
+                outside,
+                "-" if in_train is None else in_train,
+            ]
+        )
+        if cut:
+            log.warning(
+                "Warning: %d questions of %s are cut, for a window would leave their context too little room.",
+                len(cut),
+                split,
+            )
+        if isinstance(outside, int) and outside:
+            log.warning("Warning: the answers of %d questions of %s lie in no window whole.", outside, split)
+        if in_train and in_train > 0.02 * len(dataset):
+            log.warning("Warning: %d questions of %s are about contexts of train; its score flatters.", in_train, split)
+    header = ["", "questions", "contexts", "no answer", "pieces", "windows", "windowed", "cut", "outside", "in train"]
+    log.info(
+        "%s\npieces: word pieces in a window, mean. windowed: questions with several windows. cut: those that are.\n"
+        "outside: questions whose answer no window holds whole. in train: questions whose context stands in train.",
+        table(header, rows),
+    )
+    return facts
+
+
+def show_answers(split: str, dataset: Any, found: list[dict], scores: dict[str, float], version_2: bool) -> None:
+    """Scores, overall and by the question's first word, and what two trivial ways of answering would score."""
+    golds = dataset["answers"][:]
+    words = [(question.split() or [""])[0].lower() for question in column(dataset, "question")]
+    kinds = ["all", *(word for word, _ in Counter(words).most_common(8))]
+    answers = chosen_answers(found, 0.0 if version_2 else None)
+    each = [answer_scores(text, gold, version_2) for text, gold in zip(answers, golds, strict=True)]
+    rows = []
+    for kind in kinds:
+        of_kind = [score for score, word in zip(each, words, strict=True) if kind in ("all", word)]
+        rows.append([kind, *(100 * float(np.mean(column)) for column in zip(*of_kind, strict=True)), len(of_kind)])
+    log.info("\n%s (%d questions)\n%s", split, len(golds), table(["first word", "exact match", "f1", "support"], rows))
+    log.info("%s: %s.", split, ", ".join(f"{name} {score:.2f}" for name, score in scores.items()))
+    usual = round(float(np.median([len(text.split()) for gold in golds for text in gold] or [1])))
+    baselines = answer_baselines(dataset["question"][:], dataset["context"][:], max(1, usual))
+    for name, texts in baselines.items():
+        baseline = [answer_scores(text, gold, version_2) for text, gold in zip(texts, golds, strict=True)]
+        exact, f1 = (100 * float(np.mean(column)) for column in zip(*baseline, strict=True))
+        log.info("Trivial baseline, %s: exact match %.2f, f1 %.2f.", name, exact, f1)

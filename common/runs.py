@@ -22,9 +22,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 
 from common.data import code_digest, content_fingerprint, file_digest
-from common.errors import InputError
-from common.processes import from_main_process, is_main_process, world_size
-from common.tables import data_facts
+from common.errors import InputError, from_main_process, is_main_process, world_size
 from common.training import precision_name, total_batch_size
 
 log = logging.getLogger("recipes")
@@ -35,7 +33,6 @@ OUTPUTS = f"""
     null_odds.json README.md trainer_state.json report.html config.json tokenizer.json tokenizer_config.json
     special_tokens_map.json vocab.txt
 """.split()
-
 # Arguments that cannot change the result: by name, or by how the name starts. What is not listed here is part of a
 # run's identity, so a new flag is refused rather than overlooked. Files are known by their content instead.
 NOT_IDENTITY = frozenset(
@@ -203,9 +200,13 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     return ", ".join(f"{key}: {old.get(key)} there, {new.get(key)} here" for key in keys)
 
 
-def finish_run(run: Run, trainer: Any, results: dict[str, float]) -> dict[str, float]:
-    """Put the model, `all_results.json` and the finished `run.json` in place; each appears whole or not at all."""
-    args = trainer.args
+def finish_run(run: Run, trainer: Any, results: dict[str, float], facts: dict[str, dict[str, Any]]) -> None:
+    """Put the model, `all_results.json` and the finished `run.json` in place; each appears whole or not at all.
+
+    Args:
+        facts: of each split, as `describe` of the task's module gives them; kept for the report.
+    """
+    args, config = trainer.args, trainer.model.config
     run.take()
     if args.do_train:
         staging = run.folder / STAGING
@@ -224,10 +225,13 @@ def finish_run(run: Run, trainer: Any, results: dict[str, float]) -> dict[str, f
             trainer.state.save_to_json(str(run.folder / "trainer_state.json"))
         run.record |= {"status": "finished", **speed(run, trainer), "results": results}
         run.record["hub_model_id"] = trainer.hub_model_id
-        run.record["data"] = data_facts(run.datasets, trainer)
+        run.record["data"] = {
+            "max_seq_length": (getattr(config, "windows", None) or {}).get("max_seq_length"),
+            "labels": list(config.id2label.values()) if config.problem_type == "single_label_classification" else None,
+            "splits": facts,
+        }
         write_atomically(run.folder / RUN_FILE, json.dumps(run.record, indent=2, default=str))
         release(run.folder, run.lock)
-    return results
 
 
 def push_to_hub(folder: Path, trainer: Any) -> None:
@@ -473,3 +477,6 @@ class StopOnSignal(TrainerCallback):
                 "Stopped by %s at step %d; the same command resumes.", signal.Signals(number).name, state.global_step
             )
             raise SystemExit(128 + number)
+
+
+# What a run keeps for its report

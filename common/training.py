@@ -4,11 +4,13 @@ Each departure from the stock `Trainer` names the defect that it mends.
 """
 
 import contextlib
+import functools
 import logging
 import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,8 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 from transformers import AutoModelForQuestionAnswering, Trainer, TrainerCallback, TrainingArguments
 
-from common import cpu
-from common.errors import InputError
-from common.hub import hub_errors
-from common.packing import pack
-from common.processes import told_by_main_process
+from common.errors import InputError, hub_errors, told_by_main_process
+from common.packing import pack, replace_dropout
 
 log = logging.getLogger("recipes")
 
@@ -52,7 +51,7 @@ def choose_precision(flags: Any, recorded: str | None = None) -> tuple[dict[str,
     as_recorded = "as in the run of the output folder"
     if use_cpu:
         known = {"bf16": math.inf, "fp32": 0.0}.get(recorded)
-        speedup = told_by_main_process("bf16 speedup", lambda: cpu.cpu_bf16_speedup() if known is None else known)
+        speedup = told_by_main_process("bf16 speedup", lambda: cpu_bf16_speedup() if known is None else known)
         reason = f"this CPU multiplies bf16 {speedup:.1f} times as fast as fp32" if speedup else "this CPU has no bf16"
         # Autocast spends some of the gain on conversions; between the kinds of processor there is a wide gap.
         return choice | {"bf16": speedup > 1.5}, reason if known is None else as_recorded
@@ -433,7 +432,7 @@ def load_model(auto_class: Any, args: Any, training_args: TrainingArguments, **c
         log.info("Attention %s: %s.", model.config._attn_implementation, reason)
         if is_packed:
             log.info("Packing: not possible for %s; batches are padded to their longest row.", model.config.model_type)
-    cpu.replace_dropout(model)
+    replace_dropout(model)
     if auto_class is AutoModelForQuestionAnswering:
         model.register_forward_hook(ignore_padding, with_kwargs=True)
     # A new head is what fine-tuning starts from; an encoder that silently stays random is not.
@@ -564,3 +563,100 @@ def compute_logits(auto_class: Any, name: str, features: dict[str, list], collat
         bar.update(len(chosen))
     bar.close()
     return logits
+
+
+@functools.cache
+def cpu_bf16_speedup() -> float:
+    """How many times faster this CPU multiplies matrices in bf16 than in fp32; 0 where it has no instruction for it.
+
+    Measured on the machine, not read from a list: with AMX the ratio is about 5, with AVX512-BF16 alone some processors
+    reach 3 and others 0.6. About 0.1 s.
+    """
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        known = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+    else:
+        known = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if not known:
+        return 0.0
+    seconds = []
+    for dtype in (torch.float32, torch.bfloat16):
+        x, weight = torch.ones(512, 768, dtype=dtype), torch.ones(3072, 768, dtype=dtype)
+        runs = []
+        for _ in range(6):
+            start = time.perf_counter()
+            nn.functional.linear(x, weight)
+            runs.append(time.perf_counter() - start)
+        seconds.append(min(runs))
+    return seconds[0] / seconds[1]
+
+
+def load_tokenizer(name: str, is_split_into_words: bool = False) -> Any:
+    """The fast tokenizer of a model, Hub name or local folder.
+
+    Args:
+        is_split_into_words: it will be given lists of words; byte-level tokenizers (RoBERTa, ModernBERT) then need
+            `add_prefix_space`, without which a word inside a sentence gets the pieces of one at its start.
+
+    Raises:
+        InputError: no such model, no tokenizer beside it, or none of the fast kind, which alone knows offsets.
+    """
+    from tokenizers import pre_tokenizers
+    from transformers import AutoTokenizer
+
+    vocabularies = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+    if os.path.isdir(name) and not any(any(Path(name).glob(pattern)) for pattern in vocabularies):
+        # transformers would build a tokenizer with an empty vocabulary from the config, and read every word as unknown.
+        raise InputError(f"{name}: holds no tokenizer (tokenizer.json); copy it from the model that this one came from")
+    with hub_errors("tokenizer", name):
+        tokenizer = AutoTokenizer.from_pretrained(name, **({"add_prefix_space": True} if is_split_into_words else {}))
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(
+            f"{name}: its tokenizer ({type(tokenizer).__name__}) is not a fast one, and only those map pieces back to "
+            "words; choose a model that has tokenizer.json"
+        )
+    if is_split_into_words:
+        # A tokenizer without a class of its own (ModernBERT's) passes the flag over; it is saved with the backend.
+        steps = tokenizer.backend_tokenizer.pre_tokenizer
+        for step in steps if isinstance(steps, pre_tokenizers.Sequence) else [steps]:
+            if isinstance(step, pre_tokenizers.ByteLevel):
+                step.add_prefix_space = True
+    tokenizer.padding_side = "right"  # what reads predictions counts positions from the left
+    return tokenizer
+
+
+def resolve_lengths(
+    tokenizer: Any, config: Any, max_seq_length: int | None, doc_stride: int | None, default: int = 512, parts: int = 4
+) -> tuple[int, int]:
+    """The window length and the overlap of windows, both in word pieces and within what the model can read.
+
+    Args:
+        config: the model's; `windows` in it is what a recipe trained with, goes before the defaults and is set here.
+        max_seq_length: special tokens included; None takes `default`, or the model's own limit where that is less.
+        doc_stride: pieces that two windows share; None takes one of so many `parts` of the window.
+
+    Raises:
+        InputError: a length beyond the model's limit, or windows that could not move on.
+    """
+    trained = getattr(config, "windows", None) or {}
+    # Models without position embeddings say nothing; tokenizers without a limit say 1e30.
+    positions = getattr(config, "max_position_embeddings", None) or 10**9
+    # RoBERTa's positions start after the padding index: 514 embeddings read 512 pieces.
+    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer"):
+        positions -= 2
+    limit = int(min(tokenizer.model_max_length, positions))
+    length = trained.get("max_seq_length", min(default, limit)) if max_seq_length is None else max_seq_length
+    if doc_stride is not None:
+        stride = doc_stride
+    else:
+        stride = trained.get("doc_stride", length // parts) if max_seq_length is None else length // parts
+    room = length - tokenizer.num_special_tokens_to_add()
+    if length > limit:
+        raise InputError(f"--max_seq_length {length}: the model reads at most {limit} word pieces")
+    if room < 1:
+        raise InputError(f"--max_seq_length {length}: leaves no room for a word beside the special tokens")
+    if not 0 <= stride < room:
+        raise InputError(f"--doc_stride {stride}: must lie between 0 and {room - 1} with --max_seq_length {length}")
+    # Saved with the model, so that whoever predicts with it cuts windows as the evaluation did.
+    config.windows = {"max_seq_length": length, "doc_stride": stride}
+    return length, stride

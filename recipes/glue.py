@@ -25,7 +25,7 @@ import numpy as np
 
 from common.data import read_rows
 from common.errors import InputError, OneLineParser, run_as_command
-from common.tables import table
+from common.metrics import table
 from recipes.tools.compare import read_run, row_scores
 from recipes.tools.glue_files import OFFICIAL, SUBMISSION, convert_official, is_official, write_submission
 from recipes.tools.statistics import RowScore, bootstrap_interval, mean_score

@@ -23,33 +23,8 @@ from transformers import (
     set_seed,
 )
 
+from common import data, errors, metrics, runs, training, words
 from common.arguments import RecipeArguments, flag, parse_arguments
-from common.data import hold_out, load_splits, map_cached, take_rows
-from common.errors import run_as_command
-from common.metrics import entity_scores, flat_scores
-from common.postprocessing import tags_of_sentences
-from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_and_align_labels
-from common.runs import finish_run, open_run, push_to_hub, write_predictions
-from common.tables import show_entities, show_tagged_data
-from common.tags import (
-    bio_label_list,
-    conll_block,
-    entity_types,
-    has_tags,
-    sentence_groups,
-    tagged_rows,
-    tagged_sentences,
-)
-from common.training import (
-    RecipeTrainer,
-    cross_entropy_loss,
-    early_stopping,
-    freeze,
-    load_model,
-    model_label_list,
-    padding_multiple,
-    token_predictions,
-)
 from recipes.tools.report import write_report
 
 log = logging.getLogger("recipes")
@@ -96,29 +71,32 @@ FEATURES = Features(
 def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[DatasetDict, list[str]]:
     """Splits of sentences with BIO tags, and the label names of the training data (of all data when not training)."""
     columns = dict(tokens_column=args.tokens_column, tags_column=args.tags_column, label_list=args.label_list)
-    datasets = load_splits(args, training_args, tagged_sentences, FEATURES, lambda source: columns)
+    datasets = data.load_splits(args, training_args, words.tagged_sentences, FEATURES, lambda source: columns)
     if training_args.do_train and training_args.do_eval and "validation" not in datasets:
-        datasets |= hold_out(datasets["train"], training_args.seed, **sentence_groups(datasets["train"]))
-    label_list = bio_label_list(entity_types(datasets))
-    return take_rows(datasets, args), label_list
+        datasets |= data.hold_out(datasets["train"], training_args.seed, **words.sentence_groups(datasets["train"]))
+    label_list = words.bio_label_list(words.entity_types(datasets))
+    return data.take_rows(datasets, args), label_list
 
 
 def preprocess(datasets: DatasetDict, label_list: list[str], tokenizer, config, args: Arguments) -> DatasetDict:
     """Windows of word pieces in which every word has one place."""
-    max_length, stride = resolve_lengths(tokenizer, config, args.max_seq_length, args.doc_stride)
+    max_length, stride = training.resolve_lengths(tokenizer, config, args.max_seq_length, args.doc_stride)
     features = DatasetDict()
     for split, dataset in datasets.items():
-        label2id = {label: i for i, label in enumerate(label_list)} if has_tags(dataset) else None
+        label2id = {label: i for i, label in enumerate(label_list)} if words.has_tags(dataset) else None
         options = dict(max_length=max_length, stride=stride, label2id=label2id)
-        features[split] = map_cached(dataset, tokenize_and_align_labels, tokenizer, f"Tokenizing {split}", **options)
-    show_tagged_data(datasets, features)
+        features[split] = data.map_cached(
+            dataset, words.tokenize_and_align_labels, tokenizer, f"Tokenizing {split}", **options
+        )
     return features
 
 
 def decode(predictions, features, dataset, label_list: list[str]) -> list[list[str]]:
     """Label ids of windows -> a tag per word, in the order of `dataset`."""
     words_per_sentence = [len(tokens) for tokens in dataset["tokens"]]
-    return tags_of_sentences(predictions, features["word_ids"], features["sentence"], words_per_sentence, label_list)
+    return words.tags_of_sentences(
+        predictions, features["word_ids"], features["sentence"], words_per_sentence, label_list
+    )
 
 
 def build_compute_metrics(dataset, features, label_list: list[str]):
@@ -126,74 +104,79 @@ def build_compute_metrics(dataset, features, label_list: list[str]):
 
     def compute_metrics(prediction: EvalPrediction, per_type: bool = False) -> dict[str, float]:
         predicted = decode(prediction.predictions, features, dataset, label_list)
-        return flat_scores(entity_scores(dataset["ner_tags"][:], predicted), per_type)
+        return metrics.flat_scores(metrics.entity_scores(dataset["ner_tags"][:], predicted), per_type)
 
     return compute_metrics
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    # Flags; the seed is set before the head is initialised.
+    # 1. Flags; the seed is set before the head is initialised.
     args, training_args = parse_arguments(Arguments, DEFAULTS, argv, __file__)
     set_seed(training_args.seed)
 
-    # Data.
+    # 2. Data.
     datasets, label_list = load_datasets(args, training_args)
 
-    # The folder that this run owns: finished, to be resumed, or new.
-    run = open_run(__file__, argv, args, training_args, datasets)
+    # 3. The folder that this run owns: finished, to be resumed, or new.
+    run = runs.open_run(__file__, argv, args, training_args, datasets)
     if run.results is not None:
         return run.results
 
-    # Tokenizer and model, which keeps the label names.
-    tokenizer = load_tokenizer(args.model_name_or_path, is_split_into_words=True)
-    label_list = model_label_list(args.model_name_or_path, label_list, is_trained=not training_args.do_train)
+    # 4. Tokenizer and model, which keeps the label names.
+    tokenizer = training.load_tokenizer(args.model_name_or_path, is_split_into_words=True)
+    label_list = training.model_label_list(args.model_name_or_path, label_list, is_trained=not training_args.do_train)
     names = dict(id2label=dict(enumerate(label_list)), label2id={label: i for i, label in enumerate(label_list)})
-    model = load_model(AutoModelForTokenClassification, args, training_args, **names)
-    freeze(model, args.freeze)
+    model = training.load_model(AutoModelForTokenClassification, args, training_args, **names)
+    training.freeze(model, args.freeze)
 
-    # Features.
+    # 5. Features.
     features = preprocess(datasets, label_list, tokenizer, model.config, args)
+    facts = words.describe(datasets, features)
 
-    # Trainer.
-    trainer = RecipeTrainer(
+    # 6. Trainer.
+    trainer = training.RecipeTrainer(
         model=model,
         args=training_args,
-        data_collator=DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=padding_multiple(training_args)),
+        data_collator=DataCollatorForTokenClassification(
+            tokenizer, pad_to_multiple_of=training.padding_multiple(training_args)
+        ),
         train_dataset=features.get("train"),
         eval_dataset=features.get("validation"),
         processing_class=tokenizer,
-        compute_loss_func=cross_entropy_loss(label_smoothing=training_args.label_smoothing_factor),
+        compute_loss_func=training.cross_entropy_loss(label_smoothing=training_args.label_smoothing_factor),
         compute_metrics=build_compute_metrics(datasets.get("validation"), features.get("validation"), label_list),
-        preprocess_logits_for_metrics=token_predictions,
-        callbacks=run.callbacks + early_stopping(args.early_stopping_patience),
+        preprocess_logits_for_metrics=training.token_predictions,
+        callbacks=run.callbacks + training.early_stopping(args.early_stopping_patience),
     )
+
+    # 7. Train, from the newest complete checkpoint where there is one.
     if training_args.do_train:
         trainer.train(resume_from_checkpoint=run.checkpoint)
 
-    # Scores of the model as it is saved, and predictions: of the test split where there is one, else of validation.
+    # 8. Scores of the model as it is saved, and predictions: of the test split where there is one, else of validation.
     results, trainer.compute_metrics = {}, None
     for split, prefix in (("validation", "eval"), ("test", "test")):
         if split not in features:
             continue
         output = trainer.predict(features[split], metric_key_prefix=prefix)
-        if has_tags(datasets[split]):
-            metrics = build_compute_metrics(datasets[split], features[split], label_list)(output, per_type=True)
-            results |= {f"{prefix}_{name}": float(value) for name, value in metrics.items()}
+        if words.has_tags(datasets[split]):
+            scores = build_compute_metrics(datasets[split], features[split], label_list)(output, per_type=True)
+            results |= {f"{prefix}_{name}": float(value) for name, value in scores.items()}
             results[f"{prefix}_loss"] = output.metrics[f"{prefix}_loss"]
         predicted = decode(output.predictions, features[split], datasets[split], label_list)
-        show_entities(split, datasets, predicted)
-        sentences = tagged_rows(datasets[split], predicted)
-        write_predictions(run.file("predictions.jsonl", split), sentences, json.dumps)
-        write_predictions(run.file("predictions.conll", split), sentences, conll_block)
+        words.show_entities(split, datasets[split], predicted, facts[split].get("lookup_f1"))
+        sentences = words.tagged_rows(datasets[split], predicted)
+        runs.write_predictions(run.file("predictions.jsonl", split), sentences, json.dumps)
+        runs.write_predictions(run.file("predictions.conll", split), sentences, words.conll_block)
 
-    # Save, and draw the report.
-    finish_run(run, trainer, results)
+    # 9. Save, and draw the report.
+    runs.finish_run(run, trainer, results, facts)
     write_report(run.folder)
-    push_to_hub(run.folder, trainer)
+    runs.push_to_hub(run.folder, trainer)
     log.info("Model and results: %s", run.folder)
     log.info('Try it: make predict-ner MODEL=%s TEXT="Ada Lovelace worked in London."', run.folder)
     return results
 
 
 if __name__ == "__main__":
-    run_as_command(main)
+    errors.run_as_command(main)

@@ -23,25 +23,8 @@ from transformers import (
     set_seed,
 )
 
+from common import data, errors, metrics, runs, texts, training
 from common.arguments import RecipeArguments, flag, parse_arguments
-from common.data import hold_out, load_splits, map_cached, take_rows
-from common.errors import run_as_command
-from common.labels import find_columns, has_labels, label_groups, label_names, labelled_texts, predicted_rows
-from common.metrics import default_metrics, label_scores
-from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_texts
-from common.runs import finish_run, open_run, push_to_hub, write_predictions
-from common.tables import show_labelled_data, show_labels
-from common.training import (
-    RecipeTrainer,
-    balanced_class_weights,
-    early_stopping,
-    freeze,
-    head_config,
-    label_loss,
-    load_model,
-    model_label_list,
-    padding_multiple,
-)
 from recipes.tools.report import write_report
 
 log = logging.getLogger("recipes")
@@ -97,106 +80,112 @@ def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[Da
     columns, names, _ = TASKS.get(args.task_name, (None, None, None))
 
     def options(source):
-        found, label = find_columns(
+        found, label = texts.find_columns(
             source, 2, args.text_columns or columns, args.label_column or ("label" if columns else None)
         )
         return dict(text_columns=found, label_column=label, names=names, is_task=columns is not None)
 
-    datasets = load_splits(args, training_args, labelled_texts, FEATURES, options)
-    label_list = label_names(datasets, names, args.regression if columns is None else names is None)
+    datasets = data.load_splits(args, training_args, texts.labelled_texts, FEATURES, options)
+    label_list = texts.label_names(datasets, names, args.regression if columns is None else names is None)
     if training_args.do_train and training_args.do_eval and "validation" not in datasets:
-        datasets |= hold_out(
-            datasets["train"], training_args.seed, **label_groups(datasets["train"], label_list is None)
+        datasets |= data.hold_out(
+            datasets["train"], training_args.seed, **texts.label_groups(datasets["train"], label_list is None)
         )
-    return take_rows(datasets, args), label_list
+    return data.take_rows(datasets, args), label_list
 
 
 def preprocess(datasets: DatasetDict, label_list: list[str] | None, tokenizer, config, args: Arguments) -> DatasetDict:
     """Word pieces of each pair, cut at `max_seq_length`."""
-    max_length, _ = resolve_lengths(tokenizer, config, args.max_seq_length, 0)
+    max_length, _ = training.resolve_lengths(tokenizer, config, args.max_seq_length, 0)
     config.texts_per_row = 2  # recipes/predict.py asks for as many
     label2id = None if label_list is None else {label: i for i, label in enumerate(label_list)}
     features = DatasetDict()
     for split, dataset in datasets.items():
-        labelled = dict(label2id=label2id, scores=label_list is None) if has_labels(dataset) else {}
-        features[split] = map_cached(
-            dataset, tokenize_texts, tokenizer, f"Tokenizing {split}", max_length=max_length, **labelled
+        labelled = dict(label2id=label2id, scores=label_list is None) if texts.has_labels(dataset) else {}
+        features[split] = data.map_cached(
+            dataset, texts.tokenize_texts, tokenizer, f"Tokenizing {split}", max_length=max_length, **labelled
         )
-    show_labelled_data(datasets, features, label_list)
     return features
 
 
-def build_compute_metrics(label_list: list[str] | None, metrics: tuple[str, ...]):
+def build_compute_metrics(label_list: list[str] | None, metric_names: tuple[str, ...]):
     """The task's metrics."""
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        scores = label_scores(prediction.predictions, prediction.label_ids, label_list)
-        return {name: scores[name] for name in metrics}
+        scores = metrics.label_scores(prediction.predictions, prediction.label_ids, label_list)
+        return {name: scores[name] for name in metric_names}
 
     return compute_metrics
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    # Flags; the seed is set before the head is initialised.
+    # 1. Flags; the seed is set before the head is initialised.
     args, training_args = parse_arguments(Arguments, DEFAULTS, argv, __file__, TASKS)
     set_seed(training_args.seed)
 
-    # Data.
+    # 2. Data.
     datasets, label_list = load_datasets(args, training_args)
 
-    # The folder that this run owns: finished, to be resumed, or new.
-    run = open_run(__file__, argv, args, training_args, datasets)
+    # 3. The folder that this run owns: finished, to be resumed, or new.
+    run = runs.open_run(__file__, argv, args, training_args, datasets)
     if run.results is not None:
         return run.results
 
-    # Tokenizer and model, which keeps the label names.
-    tokenizer = load_tokenizer(args.model_name_or_path)
+    # 4. Tokenizer and model, which keeps the label names.
+    tokenizer = training.load_tokenizer(args.model_name_or_path)
     if label_list is not None:
-        label_list = model_label_list(args.model_name_or_path, label_list, is_trained=not training_args.do_train)
-    model = load_model(AutoModelForSequenceClassification, args, training_args, **head_config(label_list))
-    freeze(model, args.freeze)
+        label_list = training.model_label_list(
+            args.model_name_or_path, label_list, is_trained=not training_args.do_train
+        )
+    model = training.load_model(
+        AutoModelForSequenceClassification, args, training_args, **training.head_config(label_list)
+    )
+    training.freeze(model, args.freeze)
 
-    # Features.
+    # 5. Features.
     features = preprocess(datasets, label_list, tokenizer, model.config, args)
-    weights = balanced_class_weights(args.class_weights, features, label_list)
+    facts = texts.describe(datasets, features, label_list)
+    weights = training.balanced_class_weights(args.class_weights, features, label_list)
 
-    # Trainer.
-    metrics = TASKS[args.task_name][2] if args.task_name else default_metrics(label_list)
-    trainer = RecipeTrainer(
+    # 6. Trainer.
+    metric_names = TASKS[args.task_name][2] if args.task_name else metrics.default_metrics(label_list)
+    trainer = training.RecipeTrainer(
         model=model,
         args=training_args,
-        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=padding_multiple(training_args)),
+        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=training.padding_multiple(training_args)),
         train_dataset=features.get("train"),
         eval_dataset=features.get("validation"),
         processing_class=tokenizer,
-        compute_loss_func=label_loss(label_list, weights, training_args.label_smoothing_factor),
-        compute_metrics=build_compute_metrics(label_list, metrics),
-        callbacks=run.callbacks + early_stopping(args.early_stopping_patience),
+        compute_loss_func=training.label_loss(label_list, weights, training_args.label_smoothing_factor),
+        compute_metrics=build_compute_metrics(label_list, metric_names),
+        callbacks=run.callbacks + training.early_stopping(args.early_stopping_patience),
     )
+
+    # 7. Train, from the newest complete checkpoint where there is one.
     if training_args.do_train:
         trainer.train(resume_from_checkpoint=run.checkpoint)
 
-    # Scores of the model as it is saved, and predictions: of the test split where there is one, else of validation.
+    # 8. Scores of the model as it is saved, and predictions: of the test split where there is one, else of validation.
     results = {}
     matched = "eval_matched" if "validation_mismatched" in features else "eval"
     for split, prefix in (("validation_mismatched", "eval_mismatched"), ("validation", matched), ("test", "test")):
         if split not in features:
             continue
         output = trainer.predict(features[split], metric_key_prefix=prefix)
-        scored = (*metrics, "loss") if has_labels(datasets[split]) else ()
+        scored = (*metric_names, "loss") if texts.has_labels(datasets[split]) else ()
         results |= {f"{prefix}_{name}": output.metrics[f"{prefix}_{name}"] for name in scored}
-        show_labels(split, datasets, output.predictions, label_list, metrics)
-        rows = predicted_rows(datasets[split], output.predictions, label_list)
-        write_predictions(run.file("predictions.jsonl", split), rows, json.dumps)
+        texts.show_labels(split, datasets, output.predictions, label_list, metric_names)
+        rows = texts.predicted_rows(datasets[split], output.predictions, label_list)
+        runs.write_predictions(run.file("predictions.jsonl", split), rows, json.dumps)
 
-    # Save, and draw the report.
-    finish_run(run, trainer, results)
+    # 9. Save, and draw the report.
+    runs.finish_run(run, trainer, results, facts)
     write_report(run.folder)
-    push_to_hub(run.folder, trainer)
+    runs.push_to_hub(run.folder, trainer)
     log.info("Model and results: %s", run.folder)
     log.info('Try it: make predict-nli MODEL=%s TEXT="Colm retired in June." PAIR="Colm no longer works."', run.folder)
     return results
 
 
 if __name__ == "__main__":
-    run_as_command(main)
+    errors.run_as_command(main)

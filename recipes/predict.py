@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common.data import decode_lines, read_lines, read_rows
-from common.errors import InputError, OneLineParser, run_as_command
-from common.hub import go_offline_without_hub, hub_errors
+from common.errors import InputError, OneLineParser, go_offline_without_hub, hub_errors, run_as_command
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -68,7 +67,7 @@ def read_inputs(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]
 
 def is_plain_text(path: str) -> bool:
     """A .txt file is raw text unless its first filled line looks like CoNLL columns."""
-    from common.tags import is_tag
+    from common.metrics import is_tag
 
     if Path(path).suffix.lower() != ".txt":
         return False
@@ -109,12 +108,17 @@ def predict_tags(args: argparse.Namespace, config: Any, inputs: list[tuple[str, 
     """Tags and entities of each input; scored as well where every row has tags."""
     from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
-    from common.metrics import entity_scores, word_accuracy
-    from common.postprocessing import tags_of_sentences
-    from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_and_align_labels
-    from common.tables import entity_table, table
-    from common.tags import bio_tags, entities, entity_spans, is_tag, split_words, tagged_row
-    from common.training import compute_logits, model_label_list
+    from common.metrics import entities, entity_scores, is_tag, table, word_accuracy
+    from common.training import compute_logits, load_tokenizer, model_label_list, resolve_lengths
+    from common.words import (
+        bio_tags,
+        entity_spans,
+        entity_table,
+        split_words,
+        tagged_row,
+        tags_of_sentences,
+        tokenize_and_align_labels,
+    )
 
     name = args.file or "input"
     label_list = model_label_list(args.model, [], is_trained=True)
@@ -184,12 +188,9 @@ def predict_labels(args: argparse.Namespace, config: Any, inputs: list[tuple[str
     from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
     from common.data import Source
-    from common.labels import answers, find_columns, label_name
-    from common.metrics import default_metrics, label_scores
-    from common.postprocessing import mean_over_windows
-    from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_texts
-    from common.tables import table
-    from common.training import compute_logits, model_label_list
+    from common.metrics import default_metrics, label_scores, table
+    from common.texts import answers, find_columns, label_name, mean_over_windows, tokenize_texts
+    from common.training import compute_logits, load_tokenizer, model_label_list, resolve_lengths
 
     name = args.file or "input"
     label_list = model_label_list(args.model, [], is_trained=True)
@@ -255,12 +256,16 @@ def predict_answers(args: argparse.Namespace, config: Any, inputs: list[tuple[st
     from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
 
     from common.data import Source
-    from common.metrics import chosen_answers, question_scores
-    from common.postprocessing import choose_answers, padded
-    from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_questions
-    from common.questions import questions_and_answers, resolve_answer_limits, with_probabilities
-    from common.tables import table
-    from common.training import compute_logits
+    from common.metrics import chosen_answers, question_scores, table
+    from common.questions import (
+        choose_answers,
+        padded,
+        questions_and_answers,
+        resolve_answer_limits,
+        tokenize_questions,
+        with_probabilities,
+    )
+    from common.training import compute_logits, load_tokenizer, resolve_lengths
 
     name = args.file or "input"
     rows = list(questions_and_answers(Source(name, digest="", given=inputs)))

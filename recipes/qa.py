@@ -22,30 +22,8 @@ from transformers import (
     set_seed,
 )
 
+from common import data, errors, metrics, questions, runs, training
 from common.arguments import RecipeArguments, flag, parse_arguments
-from common.data import hold_out, load_splits, map_cached, take_rows
-from common.errors import run_as_command
-from common.metrics import question_scores
-from common.postprocessing import choose_answers
-from common.preprocessing import load_tokenizer, resolve_lengths, tokenize_questions
-from common.questions import (
-    answer_files,
-    checked_questions,
-    context_groups,
-    has_answers,
-    questions_and_answers,
-    resolve_answer_limits,
-)
-from common.runs import finish_run, open_run, push_to_hub, write_predictions
-from common.tables import show_answers, show_question_data
-from common.training import (
-    RecipeTrainer,
-    early_stopping,
-    freeze,
-    load_model,
-    padding_multiple,
-    span_loss,
-)
 from recipes.tools.report import write_report
 
 log = logging.getLogger("recipes")
@@ -92,28 +70,35 @@ FEATURES = Features(
 
 def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[DatasetDict, bool]:
     """Splits of questions with contexts and placed answers, and whether some questions have no answer (SQuAD 2.0)."""
-    datasets = load_splits(args, training_args, questions_and_answers, FEATURES, lambda source: {})
-    datasets, version_2 = checked_questions(datasets, args.version_2_with_negative)
+    datasets = data.load_splits(args, training_args, questions.questions_and_answers, FEATURES, lambda source: {})
+    datasets, version_2 = questions.checked_questions(datasets, args.version_2_with_negative)
     if training_args.do_train and training_args.do_eval and "validation" not in datasets:
-        datasets |= hold_out(datasets["train"], training_args.seed, **context_groups(datasets["train"]))
-    return take_rows(datasets, args), version_2
+        datasets |= data.hold_out(datasets["train"], training_args.seed, **questions.context_groups(datasets["train"]))
+    return data.take_rows(datasets, args), version_2
 
 
 def preprocess(datasets: DatasetDict, tokenizer, config, args: Arguments) -> DatasetDict:
     """Windows of question and context."""
-    resolve_answer_limits(args, config)
-    max_length, stride = resolve_lengths(tokenizer, config, args.max_seq_length, args.doc_stride, default=384, parts=3)
+    questions.resolve_answer_limits(args, config)
+    max_length, stride = training.resolve_lengths(
+        tokenizer, config, args.max_seq_length, args.doc_stride, default=384, parts=3
+    )
     features = DatasetDict()
     for split, dataset in datasets.items():
-        options = dict(max_length=max_length, stride=stride, labelled=has_answers(dataset), offsets=split != "train")
-        features[split] = map_cached(dataset, tokenize_questions, tokenizer, f"Tokenizing {split}", **options)
-    show_question_data(datasets, features)
+        options = dict(
+            max_length=max_length, stride=stride, labelled=questions.has_answers(dataset), offsets=split != "train"
+        )
+        features[split] = data.map_cached(
+            dataset, questions.tokenize_questions, tokenizer, f"Tokenizing {split}", **options
+        )
     return features
 
 
 def decode(predictions, features, dataset, args: Arguments) -> list[dict]:
     """Start and end logits of windows -> the best spans of every question, in the order of `dataset`."""
-    return choose_answers(*predictions, features, dataset["context"][:], args.n_best_size, args.max_answer_length)
+    return questions.choose_answers(
+        *predictions, features, dataset["context"][:], args.n_best_size, args.max_answer_length
+    )
 
 
 def build_compute_metrics(dataset, features, args: Arguments, version_2: bool):
@@ -121,52 +106,55 @@ def build_compute_metrics(dataset, features, args: Arguments, version_2: bool):
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         found = decode(prediction.predictions, features, dataset, args)
-        return question_scores(found, dataset["answers"][:], version_2)
+        return metrics.question_scores(found, dataset["answers"][:], version_2)
 
     return compute_metrics
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    # Flags; the seed is set before the head is initialised.
+    # 1. Flags; the seed is set before the head is initialised.
     args, training_args = parse_arguments(Arguments, DEFAULTS, argv, __file__)
     set_seed(training_args.seed)
 
-    # Data.
+    # 2. Data.
     datasets, version_2 = load_datasets(args, training_args)
 
-    # The folder that this run owns: finished, to be resumed, or new.
-    run = open_run(__file__, argv, args, training_args, datasets)
+    # 3. The folder that this run owns: finished, to be resumed, or new.
+    run = runs.open_run(__file__, argv, args, training_args, datasets)
     if run.results is not None:
         return run.results
 
-    # Tokenizer and model.
-    tokenizer = load_tokenizer(args.model_name_or_path)
-    model = load_model(AutoModelForQuestionAnswering, args, training_args)
+    # 4. Tokenizer and model.
+    tokenizer = training.load_tokenizer(args.model_name_or_path)
+    model = training.load_model(AutoModelForQuestionAnswering, args, training_args)
     if training_args.do_train:
         model.config.version_2_with_negative, model.config.null_threshold = version_2, 0.0
     version_2 = version_2 or getattr(model.config, "version_2_with_negative", False)
-    freeze(model, args.freeze)
+    training.freeze(model, args.freeze)
 
-    # Features.
+    # 5. Features.
     features = preprocess(datasets, tokenizer, model.config, args)
-    loss = span_loss(training_args.label_smoothing_factor)
+    facts = questions.describe(datasets, features)
+    loss = training.span_loss(training_args.label_smoothing_factor)
 
-    # Trainer.
-    trainer = RecipeTrainer(
+    # 6. Trainer.
+    trainer = training.RecipeTrainer(
         model=model,
         args=training_args,
-        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=padding_multiple(training_args)),
+        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=training.padding_multiple(training_args)),
         train_dataset=features.get("train"),
         eval_dataset=features.get("validation"),
         processing_class=tokenizer,
         compute_loss_func=loss,
         compute_metrics=build_compute_metrics(datasets.get("validation"), features.get("validation"), args, version_2),
-        callbacks=run.callbacks + early_stopping(args.early_stopping_patience),
+        callbacks=run.callbacks + training.early_stopping(args.early_stopping_patience),
     )
+
+    # 7. Train, from the newest complete checkpoint where there is one.
     if training_args.do_train:
         trainer.train(resume_from_checkpoint=run.checkpoint)
 
-    # Scores of the model as it is saved, and predictions: of the test split where there is one, else of validation.
+    # 8. Scores of the model as it is saved, and predictions: of the test split where there is one, else of validation.
     results, trainer.compute_metrics = {}, None
     for split, prefix in (("validation", "eval"), ("test", "test")):
         if split not in features:
@@ -174,27 +162,27 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         output = trainer.predict(features[split], metric_key_prefix=prefix)
         found = decode(output.predictions, features[split], datasets[split], args)
         tuned = getattr(model.config, "null_threshold", 0.0)
-        if has_answers(datasets[split]):
+        if questions.has_answers(datasets[split]):
             # The threshold tuned on validation is kept with the model; other splits are also scored at it.
-            scores = question_scores(
+            scores = metrics.question_scores(
                 found, datasets[split]["answers"][:], version_2, None if split == "validation" else tuned
             )
             if training_args.do_train and "best_threshold" in scores:
                 model.config.null_threshold = scores["best_threshold"]
-            show_answers(split, datasets[split], found, scores, version_2)
+            questions.show_answers(split, datasets[split], found, scores, version_2)
             results |= {f"{prefix}_{name}": score for name, score in scores.items()}
             results[f"{prefix}_loss"], tuned = output.metrics[f"{prefix}_loss"], 0.0
-        for name, (rows, form) in answer_files(datasets[split], found, version_2, tuned).items():
-            write_predictions(run.file(name, split), rows, form)
+        for name, (rows, form) in questions.answer_files(datasets[split], found, version_2, tuned).items():
+            runs.write_predictions(run.file(name, split), rows, form)
 
-    # Save, and draw the report.
-    finish_run(run, trainer, results)
+    # 9. Save, and draw the report.
+    runs.finish_run(run, trainer, results, facts)
     write_report(run.folder)
-    push_to_hub(run.folder, trainer)
+    runs.push_to_hub(run.folder, trainer)
     log.info("Model and results: %s", run.folder)
     log.info('Try it: make predict-qa MODEL=%s QUESTION="Who wrote it?" CONTEXT="Mary Shelley wrote it."', run.folder)
     return results
 
 
 if __name__ == "__main__":
-    run_as_command(main)
+    errors.run_as_command(main)

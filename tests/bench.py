@@ -91,7 +91,7 @@ def arms(case: Case, full: bool) -> dict[str, dict[str, Any]]:
     """What each arm changes: flags, what rows are padded to, and whether freed memory is kept."""
     import torch
 
-    from common.cpu import cpu_bf16_speedup
+    from common.training import cpu_bf16_speedup
 
     gpu = torch.cuda.is_available()
     stock = f"--bf16 false --fp16 false --packing false --attn_implementation {'eager' if gpu else 'sdpa'} "
@@ -151,7 +151,7 @@ def run_arm(name: str, case: Case, arm: dict[str, Any], folder: Path, data: Path
 
 def worker(recipe: str, pad: int, one_part: bool, flags: list[str]) -> None:
     """Run a recipe, with every row padded to `pad` or with attention in one part; no recipe has a flag for these."""
-    from common import packing
+    from common import packing, training
 
     module = importlib.import_module(f"recipes.{recipe}")
     if one_part:
@@ -159,7 +159,7 @@ def worker(recipe: str, pad: int, one_part: bool, flags: list[str]) -> None:
     if pad:
         collator = module.DataCollatorWithPadding
         module.DataCollatorWithPadding = lambda tokenizer, **_: collator(tokenizer, pad_to_multiple_of=pad)
-        module.load_tokenizer = functools.partial(limited_tokenizer, module.load_tokenizer, pad)
+        training.load_tokenizer = functools.partial(limited_tokenizer, training.load_tokenizer, pad)
     module.main(flags)
 
 
@@ -174,7 +174,7 @@ def answer_choice() -> dict[str, float]:
     """Seconds for choosing the answers of 1,000 windows on one core: on arrays, and with a plain double loop."""
     import torch
 
-    from common.postprocessing import choose_answers
+    from common.questions import choose_answers
     from tests.test_qa import double_loop
 
     torch.set_num_threads(1)
@@ -245,7 +245,7 @@ def matrix_rate() -> float:
 
 def processor() -> str:
     """The processor's name, and how many times as fast as fp32 it multiplies bf16."""
-    from common.cpu import cpu_bf16_speedup
+    from common.training import cpu_bf16_speedup
 
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return f"{names[0].split(': ')[1] if names else platform.machine()} (bf16 {cpu_bf16_speedup():.1f} times fp32)"

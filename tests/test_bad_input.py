@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from common.data import Source, read_rows
 from common.errors import InputError, run_as_command
-from common.labels import find_columns, labelled_texts
 from common.questions import questions_and_answers
-from common.tags import tagged_sentences
+from common.texts import find_columns, labelled_texts
+from common.words import tagged_sentences
 from recipes import ner, nli, qa, text_classification
 from tests.conftest import save_tiny_bert
 

@@ -8,9 +8,8 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from common.data import Source, build_dataset, file_digest, hold_out
 from common.errors import InputError
-from common.labels import find_columns, label_groups, label_names, labelled_texts
-from common.metrics import label_scores
-from common.scorers import ClassificationScores, RegressionScores
+from common.metrics import ClassificationScores, RegressionScores, label_scores
+from common.texts import find_columns, label_groups, label_names, labelled_texts
 from common.training import balanced_class_weights, model_label_list
 from recipes import nli, predict, text_classification
 from tests.conftest import logged, save_tiny_bert
@@ -168,7 +167,7 @@ def test_features_are_not_shared_between_tokenizers_of_one_vocabulary(tiny):
     from transformers import AutoTokenizer
 
     from common.data import map_cached
-    from common.preprocessing import tokenize_texts
+    from common.texts import tokenize_texts
 
     rows = Dataset.from_dict({"text": ["a day"], "text_pair": ["a film"], "label": ["0"]})
     tokenizer = AutoTokenizer.from_pretrained(tiny)

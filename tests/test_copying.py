@@ -118,7 +118,7 @@ def patched(tmp_path):
         text = (ROOT / original).read_text(encoding="utf-8")
         if changed:  # as by whoever works on the recipes next
             text = text.replace('\n"""\n', '\nMore is said here.\n\nIn two lines.\n"""\n', 1)
-            text = text.replace("    # Data.\n", "    # Data, and what is in it.\n    log.debug(args)\n")
+            text = text.replace("    # 2. Data.\n", "    # 2. Data, and what is in it.\n    log.debug(args)\n")
         path.write_text(text, encoding="utf-8")
         applied = subprocess.run(
             ["git", "apply", "-"], input=patch, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True

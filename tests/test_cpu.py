@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.cpu import Dropout, dropout, replace_dropout, tune_cpu
+from common.packing import Dropout, dropout, replace_dropout, tune_cpu
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from common import hub
+from common import errors
 from recipes import ner, nli
 from recipes.tools import doctor
 from tests.conftest import ROOT
@@ -47,7 +47,7 @@ def test_the_hub_is_waited_for_less_than_five_seconds(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.utils, "get_session", Session)
     start = time.monotonic()
-    assert not hub.hub_answers()
+    assert not errors.hub_answers()
     assert time.monotonic() - start < 5
 
 

@@ -12,8 +12,7 @@ import torch
 from transformers import AutoModelForTokenClassification
 
 from common.errors import InputError
-from common.preprocessing import load_tokenizer
-from common.training import freeze, load_model
+from common.training import freeze, load_model, load_tokenizer
 from recipes import ner, nli, predict, qa, text_classification
 from tests.conftest import ROOT, logged, read_sample
 from tests.encoders import ENCODERS, save_encoder

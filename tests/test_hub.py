@@ -10,7 +10,7 @@ import time
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from common import hub
+from common import errors
 from common.errors import InputError
 from recipes import ner
 from tests.conftest import ROOT, read_sample
@@ -66,8 +66,8 @@ def test_without_hub_one_line_within_ten_seconds(silent_hub, tmp_path):
 
 
 def test_a_local_model_is_never_asked_of_the_hub(monkeypatch, tiny_bert):
-    monkeypatch.setattr(hub, "hub_answers", lambda: pytest.fail("the Hub was asked"))
-    hub.go_offline_without_hub(tiny_bert, None)
+    monkeypatch.setattr(errors, "hub_answers", lambda: pytest.fail("the Hub was asked"))
+    errors.go_offline_without_hub(tiny_bert, None)
 
 
 def test_what_is_wrong_with_a_model_is_said_in_one_line(tiny_bert, tmp_path, small_files):
@@ -95,5 +95,5 @@ def test_what_is_wrong_with_a_model_is_said_in_one_line(tiny_bert, tmp_path, sma
     "bug", [TypeError("a bug"), AttributeError("a bug"), KeyError("a bug"), ZeroDivisionError("a bug")]
 )
 def test_a_bug_is_not_blamed_on_the_hub(bug):
-    with pytest.raises(type(bug), match="a bug"), hub.hub_errors("model", "nobody/nothing"):
+    with pytest.raises(type(bug), match="a bug"), errors.hub_errors("model", "nobody/nothing"):
         raise bug

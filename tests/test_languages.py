@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from common.postprocessing import choose_answers, tags_of_sentences
-from common.preprocessing import tokenize_and_align_labels, tokenize_questions
-from common.tags import spans_to_tags, split_words
+from common.questions import choose_answers, tokenize_questions
+from common.words import spans_to_tags, split_words, tags_of_sentences, tokenize_and_align_labels
 from tests.encoders import build_tokenizer
 
 # Text, its entities, a question and the answer to it. With a decomposed accent, German compounds, full-width marks and

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
+from common import training
 from common.errors import InputError
 from common.metrics import entity_scores
 from common.runs import checkpoint_fault
-from common.tags import entity_spans
+from common.words import entity_spans
 from recipes import ner, predict, text_classification
 from tests.conftest import ROOT, read_sample
 
@@ -238,7 +239,7 @@ def test_a_run_is_not_replaced_by_one_that_starts_from_its_model(ner_flags, tmp_
 
 def test_a_finished_or_refused_run_says_so_before_a_model_is_loaded(ner_flags, monkeypatch):
     results = ner.main(ner_flags)
-    monkeypatch.setattr(ner, "load_tokenizer", lambda *args, **kwargs: pytest.fail("a tokenizer was loaded"))
+    monkeypatch.setattr(training, "load_tokenizer", lambda *args, **kwargs: pytest.fail("a tokenizer was loaded"))
     assert ner.main(ner_flags) == results
     with pytest.raises(InputError, match="holds another run"):
         ner.main(changed(ner_flags, seed=8))
@@ -362,6 +363,7 @@ def test_a_renamed_copy_runs_and_an_edited_one_is_another_run(ner_flags, tmp_pat
     copy = tmp_path / "recipes" / "my_task.py"
     shutil.copy(ROOT / "recipes" / "ner.py", copy)
     os.symlink(ROOT / "common", tmp_path / "common")
+    os.symlink(ROOT / "recipes" / "tools", tmp_path / "recipes" / "tools")
     i = ner_flags.index("--output_dir")
     command = [sys.executable, "-m", "recipes.my_task", *ner_flags[:i], *ner_flags[i + 2 :], "--max_steps", "2"]
     environment = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONPATH"}

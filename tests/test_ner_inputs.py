@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from common.data import Source, build_dataset, file_digest, hold_out
 from common.errors import InputError
-from common.tags import sentence_groups, tagged_sentences
+from common.words import sentence_groups, tagged_sentences
 from recipes import ner
 from tests.conftest import ROOT
 

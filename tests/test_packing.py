@@ -1,6 +1,7 @@
 """A packed encoder computes what the padded one does."""
 
 import gc
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from common import cpu, packing
+from common import packing
 from common.errors import InputError
 from common.packing import PackedBatch, pack, parts_of_similar_length
 from common.training import load_model, resolve_packing
@@ -119,13 +120,13 @@ def test_dropout_keeps_the_expectation(is_tuned, encoder):
             return places.unpack(before(places.pack(rows), places)[0])
 
         expected = attention(states, batch["attention_mask"])
-        cpu.tune_cpu(is_tuned)
+        packing.tune_cpu(is_tuned)
         torch.manual_seed(0)
         drawn = attention(states.repeat(2000, 1, 1), repeated["attention_mask"]) if model.eval() else None
         torch.testing.assert_close(drawn.view(2000, *expected.shape).mean(0), expected)
         before.train()
         drawn = attention(states.repeat(2000, 1, 1), repeated["attention_mask"]).view(2000, *expected.shape)
-        cpu.tune_cpu(False)
+        packing.tune_cpu(False)
     assert drawn.std(0).max() > 0.01 * expected.abs().max()
     error = (drawn.mean(0) - expected).abs() / (drawn.std(0) / 2000**0.5 + 1e-9)
     assert error.max() < 5  # standard errors
@@ -133,9 +134,9 @@ def test_dropout_keeps_the_expectation(is_tuned, encoder):
 
 def test_gradient_checkpointing_draws_the_same_masks_again(encoder):
     config = dict(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
-    cpu.tune_cpu(True)
+    packing.tune_cpu(True)
     model = load(AutoModelForSequenceClassification, encoder("bert"), is_packed=True, **config).train()
-    cpu.replace_dropout(model)
+    packing.replace_dropout(model)
 
     def gradients():
         model.zero_grad()
@@ -146,7 +147,7 @@ def test_gradient_checkpointing_draws_the_same_masks_again(encoder):
     plain = gradients()
     model.gradient_checkpointing_enable()
     repeated = gradients()
-    cpu.tune_cpu(False)
+    packing.tune_cpu(False)
     for ours, theirs in zip(repeated, plain, strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -177,7 +178,7 @@ def test_inputs_without_a_mask_and_embeddings_instead_of_ids_are_read(encoder):
 
 @pytest.mark.parametrize("name", [name for name in ENCODERS if name not in PACKABLE])
 def test_what_cannot_pack_runs_padded_and_says_so(name, encoder, caplog, monkeypatch):
-    monkeypatch.setattr(packing.log, "propagate", True)
+    monkeypatch.setattr(logging.getLogger("recipes"), "propagate", True)
     args = SimpleNamespace(model_name_or_path=encoder(name), attn_implementation=None, packing=None)
     torch.manual_seed(0)
     with caplog.at_level("INFO", "recipes"):

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from transformers import AutoConfig
 
 from common.errors import InputError
-from common.postprocessing import tags_of_sentences
-from common.preprocessing import load_tokenizer, own_words, resolve_lengths, tokenize_and_align_labels
+from common.training import load_tokenizer, resolve_lengths
+from common.words import own_words, tags_of_sentences, tokenize_and_align_labels
 from tests.conftest import save_tiny_bert
 
 

@@ -15,12 +15,15 @@ from hypothesis import strategies as st
 
 from common.data import Source, build_dataset, file_digest, hold_out
 from common.errors import InputError
-from common.metrics import answer_scores, best_threshold, question_scores
-from common.postprocessing import choose_answers
-from common.preprocessing import load_tokenizer, tokenize_questions
-from common.questions import checked_questions, context_groups, questions_and_answers
-from common.scorers import AnswerScores
-from common.training import span_loss
+from common.metrics import AnswerScores, answer_scores, best_threshold, question_scores
+from common.questions import (
+    checked_questions,
+    choose_answers,
+    context_groups,
+    questions_and_answers,
+    tokenize_questions,
+)
+from common.training import load_tokenizer, span_loss
 from recipes import predict, qa
 from tests.conftest import ROOT, save_tiny_bert
 

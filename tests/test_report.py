@@ -237,7 +237,7 @@ def test_ten_thousand_rows_stay_small(tmp_path):
         assert size < 1_000_000, (name, size)
 
 
-def test_what_is_no_finished_run_is_told_in_a_line(tmp_path):
+def test_what_is_no_finished_run_is_told_in_a_line(tmp_path, with_report):
     with pytest.raises(InputError, match="holds no run"):
         report.main([str(tmp_path)])
     folder = label_run(tmp_path / "runs" / "a")
@@ -248,7 +248,7 @@ def test_what_is_no_finished_run_is_told_in_a_line(tmp_path):
         report.main(["--index", str(tmp_path)])
 
 
-def test_the_table_of_all_runs(tmp_path, capsys):
+def test_the_table_of_all_runs(tmp_path, capsys, with_report):
     for name in ("b 1", "glue/<x>"):
         label_run(tmp_path / name)
     tag_run(tmp_path / "unfinished")

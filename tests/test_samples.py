@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from common.tags import entities
+from common.metrics import entities
 from tests.conftest import ROOT, read_sample
 
 SPLITS = {split: read_sample(split) for split in ("train", "validation", "test")}

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.tags import detect_scheme, entities, spans_to_tags, split_words, to_bio
+from common.metrics import entities
+from common.words import detect_scheme, spans_to_tags, split_words, to_bio
 
 BIO = ["B-PER", "B-PER", "I-PER", "O", "B-LOC", "B-PER"]
 SAME_IN = {

@@ -10,15 +10,9 @@ from datasets import Dataset
 from torch.utils.data import BatchSampler
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, Trainer, TrainingArguments
 
-from common import arguments, cpu
+from common import arguments, training
 from common.errors import InputError
-from common.training import (
-    RecipeTrainer,
-    SharedBatches,
-    choose_precision,
-    cross_entropy_loss,
-    freeze,
-)
+from common.training import RecipeTrainer, SharedBatches, choose_precision, cross_entropy_loss, freeze
 from recipes import ner
 
 
@@ -95,7 +89,7 @@ class Asked:
 
 @pytest.mark.parametrize(("speedup", "bf16"), [(0.0, False), (0.6, False), (5.0, True)])
 def test_precision_on_a_cpu_follows_what_was_measured(monkeypatch, speedup, bf16):
-    monkeypatch.setattr(cpu, "cpu_bf16_speedup", lambda: speedup)
+    monkeypatch.setattr(training, "cpu_bf16_speedup", lambda: speedup)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     choice, reason = choose_precision(Asked)
     assert choice == {"use_cpu": True, "bf16": bf16, "fp16": False}
@@ -122,7 +116,7 @@ def test_a_run_keeps_the_precision_that_it_began_with(monkeypatch, tmp_path):
     monkeypatch.setattr(arguments, "go_offline_without_hub", lambda *names: None)
 
     def precision(speedup, *flags):
-        monkeypatch.setattr(cpu, "cpu_bf16_speedup", lambda: speedup)
+        monkeypatch.setattr(training, "cpu_bf16_speedup", lambda: speedup)
         argv = ["--use_cpu", "true", "--output_dir", str(tmp_path), *flags]
         return arguments.parse_arguments(ner.Arguments, ner.DEFAULTS, argv, ner.__file__)[1].bf16
 
@@ -134,7 +128,7 @@ def test_a_run_keeps_the_precision_that_it_began_with(monkeypatch, tmp_path):
 
 
 def test_a_flag_overrules_the_choice_of_precision(monkeypatch, tmp_path):
-    monkeypatch.setattr(cpu, "cpu_bf16_speedup", lambda: 5.0)
+    monkeypatch.setattr(training, "cpu_bf16_speedup", lambda: 5.0)
     monkeypatch.setattr(arguments, "go_offline_without_hub", lambda *names: None)
 
     def parse(*flags):

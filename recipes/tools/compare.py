@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, run_as_command
-from common.tables import table
+from common.metrics import table
 from recipes.tools.statistics import (
     RowScore,
     answer_row_scores,

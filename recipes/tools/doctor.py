@@ -13,8 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from common.arguments import share_of
-from common.errors import InputError, run_as_command
-from common.hub import hub_answers
+from common.errors import InputError, hub_answers, run_as_command
 from recipes.tools.checkpoint import WEIGHTS
 
 ROOT = Path(__file__).parent.parent.parent

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from common.tables import table
+from common.metrics import table
 
 # What the Hub calls a task, and how to use a model of it, by the ending of its class. transformers 5 has no pipeline
 # for question answering.

@@ -18,10 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import InputError, OneLineParser, run_as_command
-from common.metrics import answer_baselines, answer_scores, entity_errors, entity_scores
-from common.processes import is_main_process
-from common.tags import entities, is_tag
+from common.errors import InputError, OneLineParser, is_main_process, run_as_command
+from common.metrics import answer_baselines, answer_scores, entities, entity_errors, entity_scores, is_tag
 from recipes.tools.compare import row_scores
 from recipes.tools.model_card import model_card, split_of
 from recipes.tools.statistics import RowScore, bootstrap_interval, label_row_scores
@@ -475,7 +473,7 @@ def null_threshold(rows: list[dict], folder: Path, start: str, record: dict[str,
 
 
 def data_blocks(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Sizes, classes, lengths and overlap of the splits, as `data_facts` kept them."""
+    """Sizes, classes, lengths and overlap of the splits, as the run kept them."""
     facts = record.get("data", {})
     splits = facts.get("splits", {})
     rows = [
@@ -724,7 +722,7 @@ def write_index(root: Path) -> Path:
         try:
             record = read_run(folder)
             if not (folder / REPORT).exists():
-                write_report(folder)
+                draw_report(folder)
         except Exception as error:  # of one run, which must not hide the others
             print(f"left out: {error if isinstance(error, InputError) else f'{folder}: {error}'}")
             continue

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from common.metrics import answer_scores
-from common.tags import entities
+from common.metrics import answer_scores, entities
 
 RESAMPLES = 5000
 

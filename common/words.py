@@ -1,46 +1,29 @@
-"""Sentences with a tag per word: every way files hold them, and the schemes IOB1, BIO (IOB2) and BIOES in, BIO out.
+"""Words with a tag each: file forms and tagging schemes, alignment with word pieces, windows, and what is printed.
 
-References: Ramshaw and Marcus 1995 (IOB1), Tjong Kim Sang and Veenstra 1999 (IOB2, here BIO), Ratinov and Roth 2009
-(BILOU, the same as BIOES with L for E and U for S).
+References: Ramshaw and Marcus 1995 (BIO); Tjong Kim Sang and De Meulder 2003 (CoNLL-2003, IOB1); Ratinov and Roth 2009
+(BILOU).
 """
 
 import functools
 import json
+import logging
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from common.data import Source, column, columns, facts_of, histogram, repetitions, source_name
 from common.errors import InputError
-from common.splits import column, columns, source_name
+from common.metrics import entities, entity_errors, entity_lookup, entity_scores, is_tag, split_tag, table
 
-if TYPE_CHECKING:
-    from common.data import Source
-
-PREFIXES = "BIESLU"
+log = logging.getLogger("recipes")
 TOKEN_COLUMNS, TAG_COLUMNS = ("tokens", "words"), ("ner_tags", "tags", "labels", "ner")
-
-
-def is_tag(text: str) -> bool:
-    """Whether a tag is O or has a prefix that a scheme knows.
-
-    >>> is_tag("B-PER"), is_tag("O"), is_tag("X-PER"), is_tag("NOUN")
-    (True, True, False, False)
-    """
-    prefix, _, entity_type = text.partition("-")
-    return text == "O" or (len(prefix) == 1 and prefix in PREFIXES and entity_type != "")
-
-
-def split_tag(tag: str) -> tuple[str, str]:
-    """Prefix and entity type of a tag; one without a prefix, as of parts of speech, is that of a word on its own.
-
-    >>> split_tag("B-PER"), split_tag("O"), split_tag("NOUN")
-    (('B', 'PER'), ('O', ''), ('S', 'NOUN'))
-    """
-    if not is_tag(tag):
-        return "S", tag
-    prefix, _, entity_type = tag.partition("-")
-    return {"L": "E", "U": "S"}.get(prefix, prefix), entity_type
+CLITIC = r"['’](?:s|re|ve|ll|d|m)\b"
+IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+IGNORED = -100  # the label that PyTorch's cross entropy leaves out
 
 
 def detect_scheme(sentences: Iterable[Sequence[str]]) -> str:
@@ -92,23 +75,6 @@ def to_bio(tags: Sequence[str], scheme: str) -> list[str]:
     return bio
 
 
-def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Entities of one BIO sentence as (type, first word, last word + 1), by the rule of `conlleval` and of seqeval's
-    default mode: an I- that continues nothing starts an entity.
-
-    >>> entities(["B-PER", "I-PER", "O", "I-LOC"])
-    [('PER', 0, 2), ('LOC', 3, 4)]
-    """
-    found: list[tuple[str, int, int]] = []
-    for i, tag in enumerate(tags):
-        prefix, entity_type = split_tag(tag)
-        if prefix == "I" and found and found[-1][0] == entity_type and found[-1][2] == i:
-            found[-1] = (entity_type, found[-1][1], i + 1)
-        elif prefix != "O":
-            found.append((entity_type, i, i + 1))
-    return found
-
-
 def bio_label_list(types: Iterable[str]) -> list[str]:
     """O, then B- and I- of each type, so that a type whose I- is rare is still complete.
 
@@ -116,10 +82,6 @@ def bio_label_list(types: Iterable[str]) -> list[str]:
     ['O', 'B-LOC', 'I-LOC', 'B-PER', 'I-PER']
     """
     return ["O", *(f"{prefix}-{entity_type}" for entity_type in sorted(set(types)) for prefix in "BI")]
-
-
-CLITIC = r"['’](?:s|re|ve|ll|d|m)\b"
-IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 
 
 @functools.cache
@@ -392,3 +354,206 @@ def conll_block(row: dict[str, Any]) -> str:
     columns = [row["tokens"], *([row["ner_tags"]] if row["ner_tags"] else []), row["predicted"]]
     blank = "\t" if any(" " in word for word in row["tokens"]) else " "
     return "".join(blank.join(fields) + "\n" for fields in zip(*columns, strict=True))
+
+
+def tokenize_and_align_labels(
+    batch: dict[str, list],
+    indices: Sequence[int],
+    tokenizer: Any,
+    max_length: int,
+    stride: int,
+    label2id: dict[str, int] | None = None,
+) -> dict[str, list]:
+    """Windows of word pieces over sentences, in which every word has exactly one place (for `Dataset.map`, batched).
+
+    A sentence longer than `max_length` becomes several windows that overlap by `stride` pieces. A word is read at its
+    first piece, in the window that shows most context around it, and there alone: so loss and score count it once, and
+    none is lost to truncation. Windows that own no word are left out. A word without a piece (control characters)
+    has no place and gets O in `tags_of_sentences`.
+
+    BERT's tokenizer splits a word at punctuation ("Delacruz-Webb"), and `pipeline()` takes each part for a word of its
+    own. The inner parts are trained too, as inside the entity, so that it does not invent entities there; they are
+    not scored.
+
+    Args:
+        batch: `tokens`, list of words per sentence; `ner_tags`, list of tags per sentence, when `label2id` is given.
+        indices: the row numbers of the sentences.
+        max_length: pieces in a window, special tokens included.
+
+    Returns:
+        One row per window: the tokenizer's own inputs; `word_ids`, at each position the word that is read there, else
+        -1; `labels`, the label id there and at inner parts of the word, else -100; `sentence`, the row number;
+        `length`, the number of pieces.
+    """
+    encoding = tokenizer(
+        batch["tokens"],
+        is_split_into_words=True,
+        truncation=True,
+        max_length=max_length,
+        stride=stride,
+        return_overflowing_tokens=True,
+    )
+    sample_of_window = encoding.pop("overflow_to_sample_mapping")
+    features: dict[str, list] = {key: [] for key in (*encoding.keys(), "word_ids", "sentence", "length")}
+    if label2id is not None:
+        features["labels"] = []
+    windows_of: dict[int, list[int]] = {}
+    for window, sample in enumerate(sample_of_window):
+        windows_of.setdefault(sample, []).append(window)
+
+    prefix = getattr(tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None)
+    for sample, windows in windows_of.items():
+        for window, owned in zip(windows, own_words([encoding.word_ids(w) for w in windows], stride), strict=True):
+            if all(word < 0 for word in owned):
+                continue
+            for key in encoding:
+                features[key].append(encoding[key][window])
+            features["word_ids"].append(owned)
+            features["sentence"].append(indices[sample])
+            features["length"].append(len(owned))
+            if label2id is not None:
+                tags, pieces = batch["ner_tags"][sample], encoding.tokens(window)
+                labels = [label2id[tags[word]] if word >= 0 else IGNORED for word in owned]
+                for i, word in enumerate(encoding.word_ids(window)):
+                    inner = word is not None and labels[i] == IGNORED and word in owned
+                    if inner and prefix and not pieces[i].startswith(prefix):
+                        labels[i] = label2id[re.sub("^B-", "I-", tags[word])]
+                features["labels"].append(labels)
+    return features
+
+
+def own_words(windows: Sequence[Sequence[int | None]], stride: int) -> list[list[int]]:
+    """For each window over one sentence the word read at each position, else -1; each word in one window only.
+
+    Args:
+        windows: the word of each piece, None for special tokens, as a fast tokenizer's `word_ids` gives it.
+        stride: pieces that two neighbouring windows share.
+
+    >>> own_words([[None, 0, 0, 1, 2, None], [None, 1, 2, 3, 3, None]], stride=2)
+    [[-1, 0, -1, 1, -1, -1], [-1, -1, 2, 3, -1, -1]]
+    """
+    owned = [[-1] * len(words) for words in windows]
+    best: dict[int, tuple[float, int, int]] = {}  # word -> (context, window, position in it)
+    first: dict[int, int] = {}  # word -> place of its first piece in the sentence
+    start = 0
+    for k, words in enumerate(windows):
+        positions = [i for i, word in enumerate(words) if word is not None]
+        for place, i in enumerate(positions, start):
+            word = words[i]
+            # A window may begin inside a word: what it shows first is then not the word's first piece.
+            if place == first.setdefault(word, place):
+                # The sentence's own ends are no missing context.
+                left = place - start if k else float("inf")
+                right = start + len(positions) - 1 - place if k < len(windows) - 1 else float("inf")
+                context = min(left, right)
+                if word not in best or context > best[word][0]:
+                    best[word] = (context, k, i)
+        start += len(positions) - stride
+    for word, (_, k, i) in best.items():
+        owned[k][i] = word
+    return owned
+
+
+def tags_of_sentences(
+    label_ids: Iterable[Sequence[int]],
+    word_ids: Iterable[Sequence[int]],
+    sentence_of_window: Sequence[int],
+    words_per_sentence: Sequence[int],
+    label_list: Sequence[str],
+) -> list[list[str]]:
+    """Put the predicted labels of windows back together: exactly one tag per word, O for a word without a piece.
+
+    Args:
+        label_ids: predicted label ids, windows x positions (padding on the right is ignored).
+        word_ids: the word read at each position of a window, else -1, as `tokenize_and_align_labels` gives it.
+        sentence_of_window: the row number of each window's sentence, in any order.
+        words_per_sentence: the number of words of each sentence, in the order wanted.
+
+    >>> tags_of_sentences([[0, 1, 2, 0]], [[-1, 0, 2, -1]], [0], [3, 1], ["O", "B-PER", "I-PER"])
+    [['B-PER', 'O', 'I-PER'], ['O']]
+    """
+    tags = [["O"] * count for count in words_per_sentence]
+    for labels, words, sentence in zip(label_ids, word_ids, sentence_of_window, strict=True):
+        words = np.asarray(words)
+        for i in np.flatnonzero(words >= 0):
+            tags[sentence][words[i]] = label_list[labels[i]]
+    return tags
+
+
+def entity_table(scores: dict) -> str:
+    """Scores of `EntityScores` as a table, a row per type and one for all."""
+    rows = {**scores["types"], "all": scores}
+    columns = ("precision", "recall", "f1", "support")
+    return table(["type", *columns], [[name, *(row[c] for c in columns)] for name, row in rows.items()])
+
+
+def show_entities(split: str, dataset: Any, predicted: list[list[str]], lookup: float | None = None) -> None:
+    """Scores per type, the kinds of error, and what a dictionary of the training names alone would score (`lookup`)."""
+    gold = dataset["ner_tags"][:]
+    if gold[0] is None:
+        return
+    scores = entity_scores(gold, predicted)
+    log.info("\n%s (%d sentences)\n%s", split, len(gold), entity_table(scores))
+    log.info("Errors: %s.", ", ".join(f"{count} {kind}" for kind, count in entity_errors(gold, predicted).items()))
+    if lookup is not None:
+        log.info("F1 %.4f; looking up the names of train (trivial baseline): %.4f.", scores["f1"], lookup)
+
+
+def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
+    """Print what the run is about to read: sizes, entities per type, lengths, windows, words without pieces,
+    repetitions.
+
+    Returns:
+        Of each split `rows`; `classes`, the entities of each type; `in_train`, sentences that also stand in train;
+        `lengths` of the windows, a histogram in word pieces; `windowed`, sentences read in several; `lookup_f1`, what
+        looking up the names of train scores (`entity_lookup`).
+    """
+    facts, rows = {}, []
+    repeated = repetitions(datasets, "tokens")
+    for split, dataset in datasets.items():
+        number_of_words = sum(map(len, column(dataset, "tokens")))
+        windows = Counter(column(features[split], "sentence"))
+        pieces: Counter = Counter()
+        read = 0
+        for sentence, length, word_ids in columns(features[split], "sentence", "length", "word_ids"):
+            pieces[sentence] += length
+            read += sum(word >= 0 for word in word_ids)
+        types = Counter(e[0] for tags in column(dataset, "ner_tags") if tags for e in entities(tags))
+        lengths = list(pieces.values()) or [0]
+        _, in_train = repeated[split]
+        windowed = sum(count > 1 for count in windows.values())
+        has_lookup = types and split != "train" and "train" in datasets
+        facts[split] = facts_of(
+            rows=len(dataset),
+            classes=dict(types),
+            in_train=in_train,
+            lengths=histogram(column(features[split], "length")),
+            cut=0,
+            windowed=windowed,
+            lookup_f1=lookup_f1(datasets["train"], dataset) if has_lookup else None,
+        )
+        shown = [split, len(dataset), number_of_words, f"{np.mean(lengths):.1f}", int(np.percentile(lengths, 99))]
+        shown += [sum(windows.values()), windowed, number_of_words - read, "-" if in_train is None else in_train]
+        rows.append(shown)
+        total = max(1, types.total())
+        log.info("%s: %s.", split, ", ".join(f"{n} {t} ({n / total:.0%})" for t, n in types.most_common()) or "no tags")
+    header = ["", "sentences", "words", "pieces", "99 %", "windows", "windowed", "no piece", "in train"]
+    log.info(
+        "%s\npieces: word pieces in a sentence, mean and 99th percentile. windowed: sentences in several windows. "
+        "no piece: words that\nthe tokenizer drops, tagged O. in train: sentences that also stand in train.",
+        table(header, rows),
+    )
+    for split, of in facts.items():
+        if of.get("in_train", 0) > 0.1 * of["rows"]:
+            log.warning(
+                "Warning: %d of %d sentences of %s also stand in train; its score flatters.",
+                *(of["in_train"], of["rows"], split),
+            )
+    return facts
+
+
+def lookup_f1(train: Any, dataset: Any) -> float:
+    """Entity F1 of looking up the names of train in the sentences of a split."""
+    names = columns(train, "tokens", "ner_tags")
+    looked_up = entity_lookup(*zip(*names, strict=True), column(dataset, "tokens"))
+    return entity_scores(dataset["ner_tags"][:], looked_up)["f1"]

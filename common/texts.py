@@ -1,14 +1,15 @@
-"""Rows with one or two texts and a label or a score: columns found, labels named, splits checked."""
+"""One text, or two, with a label or a score: columns, labels, tokens, predictions, and what is printed about them."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from common.data import Source, column, columns, facts_of, histogram, repetitions, source_name
 from common.errors import InputError
-from common.splits import column, columns, source_name
-
-if TYPE_CHECKING:
-    from common.data import Source
+from common.metrics import label_scores, table
 
 log = logging.getLogger("recipes")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "sentiment", "score", "target")
@@ -251,3 +252,145 @@ def answers(predictions: Any, label_list: Sequence[str] | None, multi_label: boo
         {"predicted": label_list[i], "probability": round(float(row[i]), 4)}
         for i, row in zip(best, probabilities, strict=True)
     ]
+
+
+def tokenize_texts(
+    batch: dict[str, list],
+    indices: Sequence[int],
+    tokenizer: Any,
+    max_length: int,
+    stride: int = 0,
+    label2id: dict[str, int] | None = None,
+    scores: bool = False,
+) -> dict[str, list]:
+    """One model input per row of one or two texts, cut at `max_length` (for `Dataset.map`, batched); or with `stride`
+    windows over the whole of one text.
+
+    Args:
+        batch: `text`; `text_pair`, a second text or None; `label` as text.
+        indices: the row numbers.
+        max_length: pieces, special tokens included; of two texts the longer one gives way.
+        stride: pieces that two neighbouring windows of a text share; 0 cuts the text instead.
+        label2id: ids of the labels, when rows have them.
+        scores: labels are numbers to be learnt.
+
+    Returns:
+        The tokenizer's own inputs; `labels`, an id or a number; `row`, the row number; `length`, the number of pieces
+        kept; `whole_length`, the number there were (in the window).
+    """
+    pairs = batch["text_pair"] if batch["text_pair"][0] is not None else None
+    windows = dict(truncation=True, max_length=max_length, stride=stride, return_overflowing_tokens=True)
+    encoding = tokenizer(batch["text"], pairs, **(windows if stride else {}))
+    samples = encoding.pop("overflow_to_sample_mapping", range(len(indices)))
+    whole = [len(ids) for ids in encoding["input_ids"]]
+    features = {key: list(values) for key, values in encoding.items()}
+    cut = [i for i, length in enumerate(whole) if length > max_length]
+    if cut:
+        shorter = tokenizer(
+            [batch["text"][i] for i in cut],
+            None if pairs is None else [pairs[i] for i in cut],
+            truncation=True,
+            max_length=max_length,
+        )
+        for key, values in shorter.items():
+            for i, value in zip(cut, values, strict=True):
+                features[key][i] = value
+    features["row"] = [indices[sample] for sample in samples]
+    features |= {"length": [len(ids) for ids in features["input_ids"]], "whole_length": whole}
+    if scores or label2id is not None:
+        labels = [float(label) if scores else label2id[label] for label in batch["label"]]
+        features["labels"] = [labels[sample] for sample in samples]
+    return features
+
+
+def mean_over_windows(predictions: np.ndarray, features: Any) -> np.ndarray:
+    """The mean prediction of each row over the windows in which it was read, in the order of the rows.
+
+    >>> mean_over_windows(np.array([[1.0], [3.0], [5.0]]), {"row": [0, 1, 1]}).tolist()
+    [[1.0], [4.0]]
+    """
+    rows = np.asarray(features["row"][:])
+    totals = np.zeros((rows.max() + 1, *predictions.shape[1:]))
+    np.add.at(totals, rows, predictions)
+    counts = np.bincount(rows).reshape(-1, *[1] * (predictions.ndim - 1))
+    return (totals / counts).astype(predictions.dtype)
+
+
+def describe(datasets: Any, features: Any, label_list: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+    """Print what the run is about to read: classes and their shares, lengths, rows cut, rows that repeat.
+
+    Returns:
+        Of each split `rows`; `classes`, the rows of each; `in_train`, rows that also stand in train; `lengths`, a
+        histogram in word pieces; `cut`, rows that are; `windowed`, rows read in several windows.
+    """
+    facts, rows = {}, []
+    repeated = repetitions(datasets, "text", "text_pair")
+    for split, dataset in datasets.items():
+        counts = Counter(label for label in column(dataset, "label") if label is not None and label_list is not None)
+        whole, kept = (np.array(features[split][name][:]) for name in ("whole_length", "length"))
+        duplicates, in_train = repeated[split]
+        cut = int((whole > kept).sum())
+        windowed = sum(count > 1 for count in Counter(column(features[split], "row")).values())
+        facts[split] = facts_of(
+            rows=len(dataset),
+            classes=dict(counts),
+            in_train=in_train,
+            lengths=histogram(whole),
+            cut=cut,
+            windowed=windowed,
+        )
+        if counts:
+            shares = ", ".join(f"{name} {counts[name]} ({counts[name] / counts.total():.0%})" for name in label_list)
+            log.info("%s: %s.", split, shares)
+        rows.append(
+            [
+                split,
+                len(dataset),
+                f"{whole.mean():.1f}",
+                int(np.percentile(whole, 99)),
+                cut,
+                f"{cut / len(dataset):.1%}",
+                f"{max(counts.values()) / counts.total():.1%}" if counts else "-",
+                duplicates,
+                "-" if in_train is None else in_train,
+            ]
+        )
+        if cut > 0.05 * len(dataset):
+            log.warning("Warning: %d rows of %s are cut; a longer --max_seq_length reads them whole.", cut, split)
+        if in_train and in_train > 0.02 * len(dataset):
+            log.warning(
+                "Warning: %d of %d rows of %s also stand in train; its score flatters.", in_train, len(dataset), split
+            )
+    header = ["", "rows", "pieces", "99 %", "cut", "share", "commonest", "duplicates", "in train"]
+    log.info(
+        "%s\npieces: word pieces in a row, mean and 99th percentile. cut: rows longer than --max_seq_length.\n"
+        "commonest: share of the commonest class, the accuracy of always answering it.",
+        table(header, rows),
+    )
+    return facts
+
+
+def show_labels(
+    split: str, datasets: Any, logits: Any, label_list: Sequence[str] | None, metrics: Sequence[str]
+) -> None:
+    """Scores per class, and beside the score what always answering the commonest label of train would score."""
+    if datasets[split][0]["label"] is None:
+        return
+    gold = datasets[split]["label"][:]
+    if label_list is None:
+        scores = label_scores(logits, [float(label) for label in gold], None)
+        log.info("\n%s (%d rows): %s", split, len(gold), ", ".join(f"{name} {scores[name]:.4f}" for name in metrics))
+        return
+    ids = [label_list.index(label) for label in gold]
+    scores = label_scores(logits, ids, label_list)
+    columns = ("precision", "recall", "f1")
+    rows = [[label_list[i], *(row[c] for c in columns), int(row["support"])] for i, row in scores["classes"].items()]
+    log.info("\n%s (%d rows)\n%s", split, len(gold), table(["class", *columns, "support"], rows))
+    log.info("%s: %s.", split, ", ".join(f"{name} {scores[name]:.4f}" for name in metrics))
+    if "train" in datasets:
+        commonest = Counter(column(datasets["train"], "label")).most_common(1)[0][0]
+        always = np.zeros_like(logits)
+        always[:, label_list.index(commonest)] = 1
+        baseline = label_scores(always, ids, label_list)
+        figures = ", ".join(f"{name} {baseline[name]:.4f}" for name in metrics)
+        log.info("Always answering %s (trivial baseline): %s.", commonest, figures)
