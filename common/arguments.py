@@ -171,7 +171,8 @@ def set_task_and_folder(
         parser.set_defaults(task_name=task, metric_for_best_model=tasks[task][-1][0] if task else "loss")
         if not own:
             parser.set_defaults(dataset_config_name=task)
-    parser.set_defaults(output_dir=folder if flags.do_train else f"{folder}-eval")
+    if parser.get_default("output_dir") == f"runs/{name}":  # and not one that a copied recipe has set
+        parser.set_defaults(output_dir=folder if flags.do_train else f"{folder}-eval")
 
 
 def set_evaluation_and_saving(parser: RecipeArgumentParser, flags: argparse.Namespace) -> None:
@@ -199,8 +200,9 @@ def set_share_of_the_batch(parser: RecipeArgumentParser, flags: argparse.Namespa
 def set_precision(parser: RecipeArgumentParser, flags: argparse.Namespace, argv: list[str]) -> str:
     """Precision and device, chosen before `TrainingArguments` is built: set afterwards they do nothing; the reason."""
     folder = parser.parse_known_args(argv)[0].output_dir  # with the default that was set by now
-    recorded = None if flags.overwrite else (read_record(Path(folder)) or {}).get("precision")
-    choice, reason = choose_precision(flags, recorded)
+    record = read_record(Path(folder))
+    is_repeated = record is not None and not (flags.overwrite and record["status"] == "finished")
+    choice, reason = choose_precision(flags, record if is_repeated else None)
     parser.set_defaults(**choice)
     is_tuned = choice["use_cpu"] and flags.cpu_tuning and not flags.torch_compile  # which draws its own masks
     tune_cpu(is_tuned)

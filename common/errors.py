@@ -212,6 +212,8 @@ def hub_errors(kind: str, name: str) -> Iterator[None]:
     except InputError:
         raise
     except reaching_and_reading() as error:  # any other is a bug, and keeps its traceback
+        if isinstance(error, RuntimeError) and "mismatch" not in str(error):  # only that is said by one
+            raise
         reason = " ".join(str(error).split())[:200]
         if os.path.isdir(name):
             raise InputError(f"{name}: cannot be loaded as a {kind}: {reason}") from error

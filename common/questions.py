@@ -242,20 +242,18 @@ def resolve_answer_limits(args: Any, config: Any) -> None:
     config.answer_limits = {name: getattr(args, name) for name in limits}
 
 
-def answer_files(
-    dataset: "Dataset", found: list[dict], version_2: bool, threshold: float = 0.0
-) -> dict[str, tuple[list, Callable]]:
+def answer_files(dataset: "Dataset", found: list[dict], version_2: bool) -> dict[str, tuple[list, Callable]]:
     """What a run writes, for `common.runs.write_predictions`: file name -> (rows, how a row becomes text).
 
     `predictions.json` (id -> answer, "" for none) and `null_odds.json` (id -> score of no answer minus score of the
-    best one; 2.0 alone) are what the official scorers read.
+    best one; 2.0 alone) are what the official scorers read. Answers are those at the official threshold, 0, of which
+    `eval_f1` speaks, in every split; another threshold is applied to the odds.
 
     Args:
         found: of `choose_answers`, in the order of `dataset`.
-        threshold: of the null odds; 0 is the official one.
     """
     ids = dataset["id"][:]
-    answers = chosen_answers(found, threshold if version_2 else None)
+    answers = chosen_answers(found, 0.0 if version_2 else None)
     n_best = [with_probabilities(row, version_2) for row in found]
     rows = []
     for row, answer, candidates in zip(dataset, answers, n_best, strict=True):
@@ -525,7 +523,9 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
         windowed = sum(count > 1 for count in windows.values())
         facts[split] = facts_of(
             rows=len(dataset),
-            classes={"answered": is_answered.count(True), "no answer": is_answered.count(False)},
+            classes={"answered": sum(is_answered), "no answer": len(is_answered) - sum(is_answered)}
+            if has_answers(dataset)
+            else {},
             in_train=in_train,
             lengths=histogram(lengths),
             cut=0,

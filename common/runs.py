@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -28,6 +29,7 @@ from common.training import precision_name, total_batch_size
 log = logging.getLogger("recipes")
 RUN_FILE, RESULTS_FILE, COMPLETE, LOCK = "run.json", "all_results.json", "complete.json", ".lock"
 STAGING = ".saving"
+WEIGHTS = r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
 OUTPUTS = f"""
     {RUN_FILE} {RESULTS_FILE} predictions.jsonl predictions.conll predictions.json nbest_predictions.json
     null_odds.json README.md trainer_state.json report.html config.json tokenizer.json tokenizer_config.json
@@ -68,6 +70,7 @@ class Run:
     checkpoint: str | None = None
     callbacks: list[TrainerCallback] = dataclasses.field(default_factory=list)
     is_replaced: bool = False
+    seen: dict[str, Any] | None = None  # the record that was in the folder when it was looked into
     lock: Any = None
     stopwatch: "Stopwatch" = dataclasses.field(default_factory=lambda: Stopwatch())
 
@@ -84,11 +87,14 @@ class Run:
         if self.lock is not None or not is_main_process():
             return
         self.lock = lock_folder(self.folder)
+        if read_record(self.folder) != self.seen:
+            raise InputError(f"{self.folder}: another run has begun in it meanwhile; repeat the command")
         if self.is_replaced:
             clear(self.folder, keep=self.checkpoint)
-        for checkpoint in self.folder.glob("checkpoint-*"):
+        for checkpoint in own_checkpoints(self.folder):
             if not (checkpoint / COMPLETE).exists():
-                shutil.rmtree(checkpoint)  # this run was stopped while writing it
+                log.info("%s: was not written to the end and is removed.", checkpoint)
+                shutil.rmtree(checkpoint)
         write_atomically(self.folder / RUN_FILE, json.dumps(self.record, indent=2, default=str))
 
 
@@ -144,7 +150,7 @@ def look_into(run: Run, args: Any, training_args: TrainingArguments) -> None:
     if not os.path.lexists(folder):
         return
     release(folder, lock_folder(folder))  # it is refused where another process holds it
-    old = read_record(folder)
+    old = run.seen = read_record(folder)
     if old is None:
         foreign = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
         if foreign:
@@ -153,7 +159,7 @@ def look_into(run: Run, args: Any, training_args: TrainingArguments) -> None:
             )
     elif old["identity"] != identity:
         # A run that stopped before its first checkpoint has nothing to lose.
-        if not overwrite and (old["status"] == "finished" or any(folder.glob("checkpoint-*"))):
+        if not overwrite and (old["status"] == "finished" or own_checkpoints(folder)):
             raise InputError(
                 f"{folder}: holds another run ({differences(old['identity'], identity)}); "
                 "choose another --output_dir, or replace it with --overwrite true"
@@ -166,7 +172,8 @@ def look_into(run: Run, args: Any, training_args: TrainingArguments) -> None:
         return
     elif old["status"] == "finished" or str(resume).lower() == "false":
         run.is_replaced = True
-    if run.is_replaced and Path(args.model_name_or_path).resolve() == folder.resolve():
+    model = Path(args.model_name_or_path).resolve()
+    if run.is_replaced and folder.resolve() in (model, *model.parents):
         raise InputError(f"{folder}: holds the model that this run starts from; choose another --output_dir")
     if training_args.do_train and not is_named and not run.is_replaced:
         run.checkpoint = newest_complete_checkpoint(folder)
@@ -310,15 +317,22 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def clear(folder: Path, keep: str | None = None) -> None:
-    """Remove what a run wrote, its model too, so that nothing of the old one can be taken for the new one."""
-    for name in OUTPUTS:
-        for path in (folder / name, *folder.glob(f"validation*_{name}")):
-            path.unlink(missing_ok=True)
-    for path in folder.glob("model*.safetensors*"):
-        path.unlink()
-    for path in (*folder.glob("checkpoint-*"), folder / STAGING):
+    """Remove what a run wrote, its model too, so that nothing of the old one can be taken for the new one.
+
+    run.json goes last: until then the folder is still the old run's, and the command that was stopped here is repeated.
+    """
+    for path in (*own_checkpoints(folder), folder / STAGING):
         if keep is None or path.resolve() != Path(keep).resolve():
             shutil.rmtree(path, ignore_errors=True)
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == RUN_FILE):
+        if re.sub("^validation(_mismatched)?_", "", path.name) in OUTPUTS or re.fullmatch(WEIGHTS, path.name):
+            path.unlink()
+
+
+def own_checkpoints(folder: Path) -> list[Path]:
+    """The folders that the Trainer wrote, and not whatever else is called checkpoint-something."""
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return [path for path in found if path.is_dir() and not path.is_symlink()]
 
 
 def lock_folder(folder: Path) -> Any:

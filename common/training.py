@@ -21,25 +21,27 @@ from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 from transformers import AutoModelForQuestionAnswering, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import seed_worker
 
 from common.errors import InputError, hub_errors, told_by_main_process
 from common.packing import pack, replace_dropout
 
 log = logging.getLogger("recipes")
+SKIPPED_STEPS_AT_MOST = 30
 
 
 # The machine
 
 
-def choose_precision(flags: Any, recorded: str | None = None) -> tuple[dict[str, Any], str]:
+def choose_precision(flags: Any, record: dict[str, Any] | None = None) -> tuple[dict[str, Any], str]:
     """Values for `bf16`, `fp16`, `tf32` and `use_cpu` where the command line left them open, and the reason.
 
     bf16 where the hardware multiplies it fast: GPUs from Ampere on, CPUs on which it was measured just now
     (`cpu_bf16_speedup`). fp16 on older GPUs with tensor cores. Else fp32.
 
     Args:
-        recorded: what the run in the output folder has; it is kept, so that a resumed run never changes it and a busy
-            moment never makes the same command another run.
+        record: of the run in the output folder, whose precision is kept on the same kind of device, so that a resumed
+            run never changes it and a busy moment never makes the same command another run.
     """
     use_cpu = bool(flags.use_cpu) or not torch.accelerator.is_available()
     choice: dict[str, Any] = {"use_cpu": use_cpu, "bf16": bool(flags.bf16), "fp16": bool(flags.fp16)}
@@ -48,6 +50,8 @@ def choose_precision(flags: Any, recorded: str | None = None) -> tuple[dict[str,
         choice["tf32"] = True  # for what stays fp32; PyTorch leaves it off
     if flags.bf16 is not None or flags.fp16 is not None:
         return choice, "set by a flag"
+    is_same_device = record is not None and (record["device"] == "cpu") == use_cpu
+    recorded = record["precision"] if is_same_device else None
     as_recorded = "as in the run of the output folder"
     if use_cpu:
         known = {"bf16": math.inf, "fp32": 0.0}.get(recorded)
@@ -129,6 +133,7 @@ class RecipeTrainer(Trainer):
             torch.manual_seed(self.args.seed + self.args.process_index)
         with full_disk_in_one_line(Path(self.args.output_dir)):
             result = super().train(*args, **kwargs)
+        self.check_weights()
         self.useful_tokens = int(self.accelerator.reduce(torch.as_tensor(self.useful_tokens, device=self.args.device)))
         return result
 
@@ -141,7 +146,7 @@ class RecipeTrainer(Trainer):
         Accelerate would fill an epoch's last batch with rows from its start, which then count twice.
         """
         args = self.args
-        if args.world_size == 1:
+        if args.world_size == 1 and not args.dataloader_drop_last:  # stock drops of a total batch what does not fill it
             return super().get_train_dataloader()
         dataset = self._remove_unused_columns(self.train_dataset, description="training")
         if args.train_sampling_strategy == "sequential":
@@ -159,6 +164,11 @@ class RecipeTrainer(Trainer):
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            in_order=args.dataloader_in_order,
+            worker_init_fn=functools.partial(
+                seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index
+            ),
         )
         # Each process has its own batches already.
         return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
@@ -172,6 +182,13 @@ class RecipeTrainer(Trainer):
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         with self.explained(inputs, "--per_device_eval_batch_size"):
             return super().prediction_step(model, inputs, *args, **kwargs)
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Of a batch without rows (`with_empty_batches`) nothing, whatever the loss; every parameter takes part."""
+        if not inputs.pop("is_empty", False):
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        return sum(value.float().sum() for value in outputs.values() if isinstance(value, torch.Tensor)) * 0.0
 
     @contextlib.contextmanager
     def explained(self, inputs: dict[str, Any], flag: str, steps: int = 0) -> Iterator[None]:
@@ -195,14 +212,19 @@ class RecipeTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The stock evaluation draws a random number, so that training after it depends on how often one evaluates,
         and a run resumed from a checkpoint saved just before an evaluation ends elsewhere."""
+        self.check_weights()
         with torch.random.fork_rng(devices=[]):
             return super().evaluate(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
-        if not torch.isfinite(nn.utils.get_total_norm(list(self.model.parameters()))):
-            raise not_finite(f"the weights became NaN or infinite by step {self.state.global_step}", self.args)
+        self.check_weights()
         with full_disk_in_one_line(Path(output_dir or self.args.output_dir)):
             super().save_model(output_dir, *args, **kwargs)
+
+    def check_weights(self) -> None:
+        """Before they are evaluated or saved, and after training."""
+        if not torch.isfinite(nn.utils.get_total_norm(list(self.model.parameters()))):
+            raise not_finite(f"the weights became NaN or infinite by step {self.state.global_step}", self.args)
 
 
 class SharedBatches(BatchSampler):
@@ -239,12 +261,12 @@ class SharedBatches(BatchSampler):
 
 
 def with_empty_batches(collator: Callable, row: dict[str, Any]) -> Callable:
-    """`collator`, which for a batch without rows gives `row` with its labels ignored: no loss and no gradient."""
+    """`collator`, which for a batch without rows gives `row`, marked as empty and with its labels ignored."""
 
     def collate(rows: list[dict[str, Any]]) -> Any:
         batch = collator(rows or [row])
         if not rows:
-            batch["labels"] = torch.full_like(batch["labels"], -100)
+            batch["labels"], batch["is_empty"] = torch.full_like(batch["labels"], -100), True
         return batch
 
     return collate
@@ -254,19 +276,29 @@ class FiniteNumbers(TrainerCallback):
     """Stops a run whose numbers became NaN or infinite before anything is saved; upstream trains on and saves them.
 
     The Trainer sums the loss on the device at each step and reads it when the run logs. Weights that once became NaN
-    stay so: `RecipeTrainer.save_model` reads them.
+    stay so: `RecipeTrainer.check_weights` reads them. In fp16 the scaler skips steps whose gradient is not finite to
+    find its factor, which starts at 2 ** 16; when it skips `SKIPPED_STEPS_AT_MOST` in a row, nothing is learned.
     """
 
     def __init__(self) -> None:
-        self.last_finite = 0
+        self.last_finite = self.skipped_steps = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.last_finite = state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        # A step that the fp16 scaler skips has an infinite gradient and touches no weight.
-        values = [logs[name] for name in ("loss", "grad_norm") if name in logs and not (args.fp16 and name != "loss")]
-        if not all(map(math.isfinite, values)):
+        if "loss" not in logs or args.fp16:  # of an evaluation; or possibly of a step that was skipped
+            return
+        if not all(math.isfinite(logs.get(name, 0.0)) for name in ("loss", "grad_norm")):
             step = f"between step {self.last_finite + 1} and {state.global_step}"
             raise not_finite(f"loss or gradient became NaN or infinite {step}", args, logs.get("learning_rate"))
         self.last_finite = state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+        self.skipped_steps = self.skipped_steps + 1 if args.fp16 and optimizer.step_was_skipped else 0
+        if self.skipped_steps >= SKIPPED_STEPS_AT_MOST:
+            steps = f"in {self.skipped_steps} steps in a row, up to step {state.global_step}"
+            raise not_finite(f"loss or gradient was NaN or infinite {steps}", args)
 
 
 def not_finite(what: str, args: TrainingArguments, learning_rate: float | None = None) -> InputError:
@@ -286,7 +318,7 @@ def full_disk_in_one_line(folder: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        place = folder if folder.exists() else folder.parent
+        place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         if "No space left" not in str(error) and shutil.disk_usage(place).free > 2**20:
             raise
         raise InputError(f"{folder}: no space left on the device; free some and repeat the command") from error

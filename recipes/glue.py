@@ -26,7 +26,7 @@ import numpy as np
 from common.data import read_rows
 from common.errors import InputError, OneLineParser, run_as_command
 from common.metrics import table
-from recipes.tools.compare import read_run, row_scores
+from recipes.tools.compare import row_scores, rows_with_gold
 from recipes.tools.glue_files import OFFICIAL, SUBMISSION, convert_official, is_official, write_submission
 from recipes.tools.statistics import RowScore, bootstrap_interval, mean_score
 
@@ -62,7 +62,8 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[st
     unknown = [task for task in args.tasks if task not in TASKS]
     if unknown:
         raise InputError(f"--tasks {unknown[0]}: must be of {', '.join(TASKS)}")
-    owned = [flag for flag in passed_on if flag in ("--seed", "--task_name", "--learning_rate")]
+    given = [word.split("=")[0].replace("-", "_").replace("__", "--", 1) for word in passed_on]  # --seed=7 as well
+    owned = [flag for flag in given if flag in ("--seed", "--task_name", "--learning_rate")]
     if owned:
         raise InputError(f"{owned[0]}: is set for each run; use --seeds, --tasks or --learning_rates")
     missing = [task for task in TASKS if task not in args.tasks]
@@ -283,7 +284,7 @@ def summarize(
                 f"{task}: learning rate {rate} is the best on validation itself, so its score flatters ({tried})."
             )
         # Read once, for all metrics.
-        found_in = [(folder, *read_run(str(folder))) for folder in folders]
+        found_in = [(folder, *rows_with_gold(str(folder))) for folder in folders]
         runs = [row_scores(rows, str(folder), record) for folder, rows, record in found_in]
         for metric in read_scores(task, folders[0]) if folders else ():
             values = [100 * read_scores(task, folder)[metric] for folder in folders]

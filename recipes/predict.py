@@ -125,7 +125,7 @@ def predict_tags(args: argparse.Namespace, config: Any, inputs: list[tuple[str, 
     rows = [tagged_row(name, None, None, label_list, place, row) for place, row in inputs]
     texts = [row.get("text") for _, row in inputs]
     # Character spans where the words are those of the text, and not a column of their own.
-    words = [split_words(text) if text else None for text in texts]
+    words = [split_words(text) if text and isinstance(text, str) else None for text in texts]
     words = [
         spans if spans and row["tokens"] == [text[a:b] for a, b in spans] else None
         for spans, text, row in zip(words, texts, rows, strict=True)
@@ -201,7 +201,7 @@ def predict_labels(args: argparse.Namespace, config: Any, inputs: list[tuple[str
         columns, label_column = find_columns(source, texts, args.text_columns, args.label_column)
     rows = []
     for place, row in inputs:
-        if texts == 2 and label_column is None and "\t" in row.get("text", "") and "text_pair" not in row:
+        if texts == 2 and label_column is None and "\t" in str(row.get("text", "")) and "text_pair" not in row:
             row["text"], row["text_pair"] = row["text"].split("\t", 1)  # a pair per line, with a tab between
         if any(not isinstance(row.get(column), str) for column in columns) or (texts == 1 and "text_pair" in row):
             what = "two texts: --text and --text_pair, or a line with a tab between them" if texts == 2 else "one text"

@@ -161,18 +161,16 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             continue
         output = trainer.predict(features[split], metric_key_prefix=prefix)
         found = decode(output.predictions, features[split], datasets[split], args)
-        tuned = getattr(model.config, "null_threshold", 0.0)
         if questions.has_answers(datasets[split]):
             # The threshold tuned on validation is kept with the model; other splits are also scored at it.
-            scores = metrics.question_scores(
-                found, datasets[split]["answers"][:], version_2, None if split == "validation" else tuned
-            )
+            tuned = None if split == "validation" else getattr(model.config, "null_threshold", 0.0)
+            scores = metrics.question_scores(found, datasets[split]["answers"][:], version_2, tuned)
             if training_args.do_train and "best_threshold" in scores:
                 model.config.null_threshold = scores["best_threshold"]
             questions.show_answers(split, datasets[split], found, scores, version_2)
             results |= {f"{prefix}_{name}": score for name, score in scores.items()}
-            results[f"{prefix}_loss"], tuned = output.metrics[f"{prefix}_loss"], 0.0
-        for name, (rows, form) in questions.answer_files(datasets[split], found, version_2, tuned).items():
+            results[f"{prefix}_loss"] = output.metrics[f"{prefix}_loss"]
+        for name, (rows, form) in questions.answer_files(datasets[split], found, version_2).items():
             runs.write_predictions(run.file(name, split), rows, form)
 
     # 9. Save, and draw the report.

@@ -115,6 +115,7 @@ def test_two_processes_train_and_score_as_one_and_speak_with_one_voice(flags, al
     assert_same(tmp_path / "run", alone("ner"))
     assert (tmp_path / "run" / "predictions.conll").read_text() == (alone("ner") / "predictions.conll").read_text()
     assert done.stdout.count("Effective batch 8: 4 per device, 2 processes, 1 accumulation step.") == 1
+    assert done.stdout.count("Packing: the encoder computes no padding") == 1
     assert done.stdout.count("Model and results") == done.stdout.count("'train_runtime'") == 1
     assert done.stderr.count("Tokenizing train: 100%") == 1
     record = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -323,6 +324,7 @@ def test_a_model_divided_by_fsdp_trains_alike_and_loads_on_one_device(flags, alo
     run = [*flags["ner"], "--per_device_train_batch_size", 4, "--output_dir", tmp_path / "run"]
     done = launch("-m", "recipes.ner", *run, config="fsdp2")
     assert done.returncode == 0, done.stderr
+    assert "Packing: the encoder computes no padding" in done.stdout
     assert_same(tmp_path / "run", alone("ner"))
     asked = [
         "--do_train",

@@ -278,3 +278,10 @@ def test_the_tasks_are_those_of_the_recipes():
     for task, (recipe, metrics, _) in glue.TASKS.items():
         own = {"nli": nli, "text_classification": text_classification}[recipe].TASKS[task][-1]
         assert metrics == own or (task == "mnli" and own == ("accuracy",)) or set(metrics) <= set(own), task
+
+
+@pytest.mark.parametrize("given", [["--seed", "7"], ["--seed=7"], ["--task_name=rte"], ["--learning-rate=1"]])
+def test_what_is_set_for_each_run_is_refused_in_any_spelling(given, tmp_path):
+    """Else all seeds run with one seed, and the deviation is reported as 0."""
+    with pytest.raises(InputError, match=r"^--(seed|task_name|learning_rate): is set for each run"):
+        glue.main(flags(tmp_path, "--tasks", "mrpc", *given))

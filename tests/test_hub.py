@@ -91,9 +91,7 @@ def test_what_is_wrong_with_a_model_is_said_in_one_line(tiny_bert, tmp_path, sma
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    "bug", [TypeError("a bug"), AttributeError("a bug"), KeyError("a bug"), ZeroDivisionError("a bug")]
-)
+@pytest.mark.parametrize("bug", [TypeError("a bug"), AttributeError("a bug"), KeyError("a bug"), RuntimeError("a bug")])
 def test_a_bug_is_not_blamed_on_the_hub(bug):
     with pytest.raises(type(bug), match="a bug"), errors.hub_errors("model", "nobody/nothing"):
         raise bug

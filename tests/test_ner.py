@@ -1,5 +1,6 @@
 """The NER recipe from end to end, on slices of the bundled sample and a tiny random model."""
 
+import gc
 import json
 import os
 import shutil
@@ -227,6 +228,67 @@ def test_the_old_model_goes_when_the_run_that_replaces_it_begins(ner_flags, tmp_
     assert interrupt(replaced, 7, signal.SIGKILL).returncode == -9
     assert not list((tmp_path / "run").glob("*.safetensors")) and not (tmp_path / "run" / "config.json").exists()
     assert (tmp_path / "run" / "checkpoint-5" / "model.safetensors").exists()
+
+
+def test_what_a_run_did_not_write_is_never_removed(ner_flags, tmp_path):
+    """Not on resume, and not by --overwrite."""
+    flags = changed(ner_flags, save_strategy="steps", save_steps=5)
+    assert interrupt(flags, 7, signal.SIGKILL).returncode == -9
+    run = tmp_path / "run"
+    (run / "checkpoint-onnx").mkdir()
+    for name in (
+        "checkpoint-onnx/model.onnx",
+        "checkpoint-notes.txt",
+        "model-backup.safetensors",
+        "validation_plan.md",
+    ):
+        (run / name).write_text("of hours")
+    ner.main(flags)
+    ner.main([*flags, "--overwrite", "true"])
+    ner.main(changed(flags, seed=9, overwrite="true"))
+    for name in (
+        "checkpoint-onnx/model.onnx",
+        "checkpoint-notes.txt",
+        "model-backup.safetensors",
+        "validation_plan.md",
+    ):
+        assert (run / name).read_text() == "of hours"
+
+
+def test_a_kill_while_an_old_run_is_removed_is_repeated(ner_flags, tmp_path, monkeypatch):
+    flags = changed(ner_flags, save_strategy="steps", save_steps=5)
+    ner.main(flags)
+    unlink = Path.unlink
+
+    def stop(path, **kwargs):
+        if path.name == "config.json":
+            raise KeyboardInterrupt
+        unlink(path, **kwargs)
+
+    monkeypatch.setattr(Path, "unlink", stop)
+    replaced = changed(flags, seed=9, overwrite="true")
+    with pytest.raises(KeyboardInterrupt):
+        ner.main(replaced)
+    monkeypatch.undo()
+    gc.collect()  # the operating system lets go of a killed process's lock
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+    assert ner.main(replaced) == ner.main(changed(flags, seed=9, output_dir=tmp_path / "other"))
+
+
+def test_a_folder_that_another_run_took_meanwhile_is_left_to_it(ner_flags, tmp_path, monkeypatch):
+    """While this run made its features, another with other flags began in the folder, and ended."""
+    preprocess = ner.preprocess
+
+    def meanwhile(*args):
+        monkeypatch.setattr(ner, "preprocess", preprocess)
+        ner.main(changed(ner_flags, seed=9))
+        return preprocess(*args)
+
+    monkeypatch.setattr(ner, "preprocess", meanwhile)
+    with pytest.raises(InputError, match="another run has begun in it meanwhile; repeat the command"):
+        ner.main(ner_flags)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["arguments"]["seed"] == 9
+    assert (tmp_path / "run" / "model.safetensors").exists()
 
 
 def test_a_run_is_not_replaced_by_one_that_starts_from_its_model(ner_flags, tmp_path):

@@ -81,7 +81,7 @@ def test_logits_and_gradients_are_those_of_the_padded_model(name, head, part_cos
     assert compared > 20
 
 
-@pytest.mark.parametrize("lengths", [[9] * 4, [9], [1], [1, 9], [4, 0, 7]])
+@pytest.mark.parametrize("lengths", [[9] * 4, [9], [1], [1, 9], [4, 0, 7], [0, 40]])
 def test_batches_without_padding_with_one_row_and_with_short_rows(lengths, encoder):
     models = [load(AutoModelForTokenClassification, encoder("bert"), is_packed) for is_packed in (False, True)]
     padded, packed = (logits_of(model, batch_of(lengths, model)) for model in models)
@@ -204,6 +204,25 @@ def test_an_encoder_that_gives_other_answers_when_packed_is_left_alone(encoder, 
     torch.manual_seed(0)
     model.classifier.load_state_dict(padded.classifier.state_dict())
     assert torch.equal(logits_of(model, batch), logits_of(padded, batch))
+
+
+def test_a_model_whose_layers_pick_rows_or_whose_attentions_are_wanted_is_left_alone(encoder):
+    model = AutoModelForTokenClassification.from_pretrained(encoder("bert"), attn_implementation="eager")
+    hook = model.base_model.encoder.layer[0].register_forward_hook(lambda m, a, output: output + 0 * output[[1]])
+    assert not pack(model) and model.config._attn_implementation == "eager"
+    hook.remove()
+    assert pack(model)
+    wanted = AutoModelForTokenClassification.from_pretrained(
+        encoder("bert"), attn_implementation="eager", output_attentions=True
+    )
+    assert not pack(wanted) and len(wanted(**batch_of([4, 7], wanted)).attentions) == 2
+
+
+def test_a_packed_model_stays_packed_when_asked_again(encoder):
+    model = load(AutoModelForTokenClassification, encoder("bert"), is_packed=True)
+    batch = batch_of(LENGTHS, model)
+    before = logits_of(model, batch)
+    assert pack(model) and torch.equal(logits_of(model, batch), before)
 
 
 def test_the_saved_model_is_an_ordinary_one(encoder, tmp_path):

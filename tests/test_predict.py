@@ -121,3 +121,13 @@ def test_words_of_their_own_go_before_the_text(model, tmp_path):
     (tmp_path / "both.jsonl").write_text(json.dumps({"text": "Ada  ran.", "words": ["Ada", "ran."]}) + "\n")
     (answer,) = predict.main(["--model", model, "--file", str(tmp_path / "both.jsonl"), "--json"])
     assert answer["tokens"] == ["Ada", "ran."]
+
+
+def test_a_number_where_a_text_belongs_is_said(model, tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": 5}\n')
+    with pytest.raises(InputError, match=r"a\.jsonl, line 1: .*text"):
+        predict.main(["--model", model, "--file", str(path)])
+    path.write_text('{"tokens": ["Ada", "ran"], "text": 5}\n')
+    (answer,) = predict.main(["--model", model, "--file", str(path), "--json"])
+    assert answer["tokens"] == ["Ada", "ran"] and len(answer["tags"]) == 2

@@ -4,6 +4,7 @@ import ast
 import os
 import re
 import shlex
+import shutil
 import subprocess
 
 import pytest
@@ -120,3 +121,25 @@ def test_a_process_is_started_for_each_accelerator_that_python_sees(count, launc
     words = ["make", "-n", "train-ner", f"VENV={tmp_path}", "-o", f"{tmp_path}/.ready"]
     done = subprocess.run(words, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert (f"--num_processes {count}" in done.stdout) == launched
+
+
+def test_predict_finds_the_newest_model_of_a_recipe(tmp_path):
+    """`make train-nli` leaves it in runs/nli-mrpc, and `make predict-nli` formerly looked in runs/nli."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copy(ROOT / "requirements.txt", tmp_path)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".ready").touch()
+
+    def model(recipe):
+        words = ["make", "-n", f"predict-{recipe}", "TEXT=x"]
+        done = subprocess.run(words, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+        return re.search(r'--model "(.*?)"', done.stdout).group(1)
+
+    assert model("nli") == "runs/nli"  # where predict then says that there is none
+    for age, name in ((30, "nli"), (20, "nli-mrpc"), (10, "nli-rte-eval"), (5, "text_classification-sst2")):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        if not name.endswith("-eval"):
+            (tmp_path / "runs" / name / "config.json").touch()
+            os.utime(tmp_path / "runs" / name / "config.json", (1e9 - age, 1e9 - age))
+    assert model("nli") == "runs/nli-mrpc"
+    assert model("text-classification") == "runs/text_classification-sst2"

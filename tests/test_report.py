@@ -168,6 +168,8 @@ def test_published_figures_of_the_hubs_datasets_are_for_their_own_rows_alone():
     arguments = {"dataset_name": "lhoestq/conll2003", "model_name_or_path": "google-bert/bert-base-cased"}
     assert published({"arguments": arguments}, "validation", "f1")[0] == pytest.approx(0.964)
     assert published({"arguments": arguments}, "test", "f1")[0] == pytest.approx(0.924)
+    some = published({"arguments": arguments | {"max_eval_samples": 100}}, "validation", "f1")
+    assert some[1].endswith(", on the whole split and not its first 100 rows")
 
 
 def test_scores_tags_and_answers(tmp_path):

@@ -140,10 +140,31 @@ def test_two_runs_are_compared_in_a_sentence(tmp_path):
         compare(a, save_run(tmp_path / "c", better[1:], results))
     with pytest.raises(InputError, match="is not finished"):
         compare(a, save_run(tmp_path / "d", better, results, status="running"))
-    with pytest.raises(InputError, match="holds no finished run"):
+    with pytest.raises(InputError, match="holds no run"):
         compare(a, str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="no gold answers"):
         compare(a, save_run(tmp_path / "e", [{"text": "x", "predicted": "no"}], results))
+
+
+def test_runs_of_other_metrics_are_compared_by_what_is_common_to_both(tmp_path):
+    rows, *_ = label_rows(40, 0.3)
+    rows = [{"text": str(i), **row} for i, row in enumerate(rows)]
+    a = save_run(tmp_path / "a", rows, {"eval_accuracy": 0.5, "eval_f1": 0.5})
+    b = save_run(tmp_path / "b", rows, {"eval_macro_f1": 0.5, "eval_accuracy": 0.5})
+    c = save_run(tmp_path / "c", rows, {"eval_matthews_correlation": 0.5})
+    columns = [line.split()[0] for line in compare(a, b).splitlines() if line.count(".") >= 5]
+    assert columns == ["accuracy"]
+    with pytest.raises(InputError, match="matthews_correlation; no score is common to both"):
+        compare(a, c)
+
+
+def test_where_test_labels_are_withheld_validation_is_compared(tmp_path):
+    """As in GLUE's test splits on the Hub; the report does the same."""
+    rows, *_ = label_rows(40, 0.3)
+    rows = [{"text": str(i), **row} for i, row in enumerate(rows)]
+    folder = save_run(tmp_path / "a", [{"text": "x", "predicted": "no"}], {"eval_accuracy": 0.5})
+    (tmp_path / "a" / "validation_predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "40 rows" in compare(folder, folder)
 
 
 def test_scores_without_right_or_wrong_go_by_the_interval(tmp_path):

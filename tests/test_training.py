@@ -1,4 +1,5 @@
 import itertools
+import json
 import math
 import re
 from types import SimpleNamespace
@@ -12,7 +13,15 @@ from transformers import AutoModelForTokenClassification, DataCollatorForTokenCl
 
 from common import arguments, training
 from common.errors import InputError
-from common.training import RecipeTrainer, SharedBatches, choose_precision, cross_entropy_loss, freeze
+from common.training import (
+    FiniteNumbers,
+    RecipeTrainer,
+    SharedBatches,
+    choose_precision,
+    cross_entropy_loss,
+    freeze,
+    with_empty_batches,
+)
 from recipes import ner
 
 
@@ -109,6 +118,7 @@ def test_precision_on_a_gpu(monkeypatch, capability, expected):
 def test_other_accelerators_are_not_forced_onto_the_cpu(monkeypatch):
     """Intel's XPU, Ascend's NPU: PyTorch knows them all as its accelerator."""
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_precision(Asked)[0] == {"use_cpu": False, "bf16": False, "fp16": False}
 
 
@@ -120,11 +130,20 @@ def test_a_run_keeps_the_precision_that_it_began_with(monkeypatch, tmp_path):
         argv = ["--use_cpu", "true", "--output_dir", str(tmp_path), *flags]
         return arguments.parse_arguments(ner.Arguments, ner.DEFAULTS, argv, ner.__file__)[1].bf16
 
+    def record(**of):
+        (tmp_path / "run.json").write_text(
+            json.dumps({"precision": "bf16", "device": "cpu", "status": "finished"} | of)
+        )
+
     assert precision(5.0) and not precision(0.5)
-    (tmp_path / "run.json").write_text('{"precision": "bf16"}')
+    record()
     assert precision(0.5)  # a busy moment
     assert not precision(5.0, "--bf16", "false")
-    assert not precision(0.5, "--overwrite", "true")
+    assert not precision(0.5, "--overwrite", "true")  # which begins anew
+    record(status="running")
+    assert precision(0.5, "--overwrite", "true")  # which was stopped and is repeated
+    record(device="cuda:0")
+    assert not precision(0.5)
 
 
 def test_a_flag_overrules_the_choice_of_precision(monkeypatch, tmp_path):
@@ -394,3 +413,83 @@ def test_the_defect_that_makes_grouping_refused_is_still_there(tmp_path):
         data.add_column("length", [1 + i % 3 for i in range(9)])
     )
     assert list(loader.batch_sampler.sampler) != list(range(9))
+
+
+def test_the_defect_that_evaluate_mends_is_still_there(tmp_path):
+    """If this fails the stock evaluation draws no random number, and `RecipeTrainer.evaluate` can go."""
+    data = Dataset.from_dict({"input_ids": [[i] for i in range(4)], "labels": [0] * 4})
+    args = TrainingArguments(tmp_path, use_cpu=True, report_to=[], disable_tqdm=True)
+    changed = []
+    for trainer_class in (Trainer, RecipeTrainer):
+        trainer = trainer_class(model=Recording(), args=args, eval_dataset=data)
+        before = torch.random.get_rng_state()
+        trainer.evaluate()
+        changed.append(not torch.equal(before, torch.random.get_rng_state()))
+    assert changed == [True, False]
+
+
+def test_what_is_private_in_the_libraries_and_used_here_is_there(tmp_path, tiny_bert):
+    """In one place, so that a new version of a library breaks here first."""
+    model = AutoModelForTokenClassification.from_pretrained(tiny_bert)
+    args = TrainingArguments(tmp_path, use_cpu=True, report_to=[])
+    assert isinstance(model._supports_attention_backend, bool) and model.config._attn_implementation
+    assert args.n_gpu == args._n_gpu
+    for name in ("_remove_unused_columns", "_finish_current_push"):
+        assert callable(getattr(Trainer, name))
+    assert Dataset.from_dict({"a": [1]})._fingerprint
+
+
+def test_steps_skipped_by_the_fp16_scaler_are_an_error_when_there_are_many(tmp_path):
+    """No scaler works on a CPU; what it reports is all that counts here."""
+    args = SimpleNamespace(fp16=True, bf16=False, learning_rate=1.0)
+    skipped, taken = SimpleNamespace(step_was_skipped=True), SimpleNamespace(step_was_skipped=False)
+    numbers, state = FiniteNumbers(), SimpleNamespace(global_step=0)
+    numbers.on_log(args, state, None, {"loss": float("nan"), "grad_norm": float("inf")})
+    for optimizer in [skipped] * 29 + [taken] + [skipped] * 29:
+        numbers.on_step_end(args, state, None, optimizer=optimizer)
+    with pytest.raises(InputError, match=r"in 30 steps in a row, .* --fp16 false"):
+        numbers.on_step_end(args, state, None, optimizer=skipped)
+
+
+def test_weights_that_are_not_finite_are_not_evaluated_either(tmp_path):
+    trainer = exploding_trainer(tmp_path, save_strategy="no", logging_strategy="no")
+    with pytest.raises(InputError, match="the weights became NaN or infinite by step 4"):
+        trainer.train()
+    with pytest.raises(InputError, match="the weights became NaN"):
+        trainer.evaluate(trainer.train_dataset)
+
+
+def test_an_incomplete_total_batch_is_dropped_alike_with_any_accumulation(tmp_path):
+    """Of 21 rows in total batches of 8, five are dropped; stock accumulation would drop one of them alone."""
+    data = Dataset.from_dict({"input_ids": [[i] for i in range(21)], "labels": [0] * 21})
+    for batch, steps in ((8, 1), (2, 4)):
+        args = TrainingArguments(
+            tmp_path,
+            use_cpu=True,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=steps,
+            num_train_epochs=1,
+            dataloader_drop_last=True,
+            save_strategy="no",
+            disable_tqdm=True,
+            report_to=[],
+        )
+        trainer = RecipeTrainer(model=Recording(), args=args, train_dataset=data)
+        trainer.train()
+        assert trainer.state.global_step == 2
+        assert len(list(itertools.chain(*trainer.model.rows))) == 16
+
+
+@pytest.mark.parametrize("loss", [None, lambda outputs, labels, num_items_in_batch=None: outputs["logits"].mean()])
+def test_a_batch_without_rows_moves_nothing_whatever_the_loss(tmp_path, tiny_bert_without_dropout, loss):
+    """As a process gets it where an epoch's last total batch is too small for all; -100 may mean nothing to a loss."""
+    from transformers import AutoTokenizer
+
+    model = AutoModelForTokenClassification.from_pretrained(tiny_bert_without_dropout, num_labels=3).train()
+    args = TrainingArguments(tmp_path, use_cpu=True, report_to=[])
+    trainer = RecipeTrainer(model=model, args=args, compute_loss_func=loss)
+    collator = DataCollatorForTokenClassification(AutoTokenizer.from_pretrained(tiny_bert_without_dropout))
+    batch = with_empty_batches(collator, rows()[0])([])
+    assert trainer.training_step(model, dict(batch)) == 0
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)

@@ -25,21 +25,42 @@ LABEL_SCORES = ("accuracy", "f1", "macro_f1", "matthews_correlation")
 INPUTS = ("text", "text_pair", "tokens", "question", "id", "label", "ner_tags", "answers")
 
 
-def read_run(folder: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The rows of a run's `predictions.jsonl` and its `run.json`.
+def read_run(folder: Path) -> dict[str, Any]:
+    """The record of a finished run.
 
     Raises:
-        InputError: no finished run, or rows without gold answers.
+        InputError: there is none.
     """
     try:
-        record = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
-        lines = (Path(folder) / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: holds no finished run ({error}); name the --output_dir of one") from None
-    if not rows or record["status"] != "finished":
+        raise InputError(f"{folder}: holds no run ({error}); name the --output_dir of one") from None
+    if record["status"] != "finished":
         raise InputError(f"{folder}: its run is not finished; repeat its command")
-    if not any(rows[0].get(key) is not None for key in ("label", "ner_tags", "answers")):
+    return record
+
+
+def read_rows(folder: Path, name: str = "predictions.jsonl") -> tuple[list[dict[str, Any]], str]:
+    """The predictions to look at, and the start of their files' names: those of the last split where it has gold
+    answers, else of validation."""
+    for start in ("", "validation_", "validation_mismatched_"):
+        path = folder / f"{start}{name}"
+        if path.exists():
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+            if rows and any(rows[0].get(key) is not None for key in ("label", "ner_tags", "answers")):
+                return rows, start
+    return [], ""
+
+
+def rows_with_gold(folder: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """`read_rows` and `read_run` of a run.
+
+    Raises:
+        InputError: no finished run, or no rows with gold answers.
+    """
+    record = read_run(Path(folder))
+    rows, _ = read_rows(Path(folder))
+    if not rows:
         raise InputError(f"{folder}: its predictions have no gold answers to be compared with")
     return rows, record
 
@@ -69,7 +90,7 @@ def compare(a: str, b: str) -> str:
     Raises:
         InputError: a run is not finished, or the two answered different rows.
     """
-    (rows_a, record_a), (rows_b, record_b) = read_run(a), read_run(b)
+    (rows_a, record_a), (rows_b, record_b) = rows_with_gold(a), rows_with_gold(b)
     inputs_a, inputs_b = ([{key: row.get(key) for key in INPUTS} for row in rows] for rows in (rows_a, rows_b))
     if inputs_a != inputs_b:
         raise InputError(
@@ -77,9 +98,11 @@ def compare(a: str, b: str) -> str:
             "--test_file, or none and the same --validation_file"
         )
     scores_a, scores_b = row_scores(rows_a, a, record_a), row_scores(rows_b, b, record_b)
-    lines = []
-    for name, score in scores_a.items():
-        other = scores_b[name]
+    lines, common = [], [name for name in scores_a if name in scores_b]
+    if not common:
+        raise InputError(f"{a} reports {', '.join(scores_a)} and {b} {', '.join(scores_b)}; no score is common to both")
+    for name in common:
+        score, other = scores_a[name], scores_b[name]
         low, high = bootstrap_interval(score, other)
         lines.append([name, score.value, other.value, other.value - score.value, low, high])
     header = ["score", "A", "B", "B - A", "95 % from", "to"]

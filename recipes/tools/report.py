@@ -20,7 +20,7 @@ import numpy as np
 
 from common.errors import InputError, OneLineParser, is_main_process, run_as_command
 from common.metrics import answer_baselines, answer_scores, entities, entity_errors, entity_scores, is_tag
-from recipes.tools.compare import row_scores
+from recipes.tools.compare import read_rows, read_run, row_scores
 from recipes.tools.model_card import model_card, split_of
 from recipes.tools.statistics import RowScore, bootstrap_interval, label_row_scores
 
@@ -39,33 +39,6 @@ COLOURS = {"#000001": "currentColor", "#000002": "var(--a)", "#000003": "var(--b
 INK, A, B, LINE = COLOURS
 
 # Reading a run
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """The record of a finished run.
-
-    Raises:
-        InputError: there is none.
-    """
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: holds no run ({error}); name the --output_dir of one") from None
-    if record["status"] != "finished":
-        raise InputError(f"{folder}: its run is not finished; repeat its command")
-    return record
-
-
-def read_rows(folder: Path, name: str) -> tuple[list[dict[str, Any]], str]:
-    """The predictions to look at, and the start of their files' names: those of the last split where it has gold
-    answers, else of validation."""
-    for start in ("", "validation_", "validation_mismatched_"):
-        path = folder / f"{start}{name}"
-        if path.exists():
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-            if rows and any(rows[0].get(key) is not None for key in ("label", "ner_tags", "answers")):
-                return rows, start
-    return [], ""
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
@@ -566,7 +539,9 @@ def published(record: dict[str, Any], split: str, metric: str) -> tuple[float, s
         scores = row["scores"].get(task, {})
         value = scores.get(name, scores.get(f"matched_{name}"))
         if value is not None:
-            return value / (1 if task == "squad" else 100), f"{row['model']}, {row['source']}"
+            limit = arguments.get("max_predict_samples" if split == "test" else "max_eval_samples")
+            whole = f", on the whole split and not its first {limit} rows" if limit else ""
+            return value / (1 if task == "squad" else 100), f"{row['model']}, {row['source']}{whole}"
     return None
 
 
