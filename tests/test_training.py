@@ -489,6 +489,7 @@ def test_a_batch_without_rows_moves_nothing_whatever_the_loss(tmp_path, tiny_ber
     args = TrainingArguments(tmp_path, use_cpu=True, report_to=[])
     trainer = RecipeTrainer(model=model, args=args, compute_loss_func=loss)
     collator = DataCollatorForTokenClassification(AutoTokenizer.from_pretrained(tiny_bert_without_dropout))
+    trainer.current_gradient_accumulation_steps = 1  # which `train` sets
     batch = with_empty_batches(collator, rows()[0])([])
     assert trainer.training_step(model, dict(batch)) == 0
     gradients = [parameter.grad for parameter in model.parameters()]
