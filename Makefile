@@ -85,7 +85,7 @@ predict-%: setup ## ask a trained model: make predict-ner MODEL=runs/ner TEXT=".
 	@$(PY) -m recipes.predict --model "$(or $(MODEL),$(newest),runs/$(recipe))" $(if $(TEXT),--text "$$TEXT") $(if $(PAIR),--text_pair "$$PAIR") $(if $(FILE),--file "$(FILE)") $(if $(QUESTION),--question "$$QUESTION") $(if $(CONTEXT),--context "$$CONTEXT") \
 		$(if $(CONTEXT_FILE),--context_file "$(CONTEXT_FILE)") $(ARGS)
 
-test: setup $(TESTS_READY) ## the tests, offline, under 5 minutes
+test: setup $(TESTS_READY) ## the tests, offline
 	$(PY) -m pytest -m "not slow" -n auto $(ARGS)
 
 test-all: setup checkpoint $(TESTS_READY) ## all tests
