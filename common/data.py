@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError, check_at_least_one, hub_errors, main_process_first
-from common.metrics import is_tag
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features
@@ -33,6 +32,7 @@ SPLIT_NAMES = {
     "validation_mismatched": ["validation_mismatched"],  # MNLI's second validation split, of other genres than train
     "test": ["test"],
 }
+PREFIXES = "BIESLU"  # of tags: BIO, IOB1, BIOES and BILOU
 HELD_OUT_SHARE = 0.1
 
 
@@ -68,6 +68,16 @@ def open_binary(path: str):
         return open(path, "rb")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; check the path") from None
+
+
+def is_tag(text: str) -> bool:
+    """Whether a tag is O or has a prefix that a scheme knows.
+
+    >>> is_tag("B-PER"), is_tag("O"), is_tag("X-PER"), is_tag("NOUN")
+    (True, True, False, False)
+    """
+    prefix, _, entity_type = text.partition("-")
+    return text == "O" or (len(prefix) == 1 and prefix in PREFIXES and entity_type != "")
 
 
 def read_conll(path: str) -> Iterator[Row]:

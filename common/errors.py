@@ -1,7 +1,6 @@
 """Expected failures in one line; the Hub, or its absence; which of several processes speaks."""
 
 import argparse
-import contextlib
 import errno
 import logging
 import os
@@ -88,7 +87,7 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-@contextlib.contextmanager
+@contextmanager
 def main_process_first() -> Iterator[None]:
     """What is cached on disk is made by the main process of each machine; the others wait and read it."""
     if world_size() == 1:

@@ -11,10 +11,42 @@ from typing import Any
 import datasets
 import evaluate
 
+from common.data import is_tag
 from common.errors import InputError
 
 log = logging.getLogger("recipes")
-PREFIXES = "BIESLU"
+
+
+# Tags, classes and numbers
+
+
+def split_tag(tag: str) -> tuple[str, str]:
+    """Prefix and entity type of a tag; one without a prefix, as of parts of speech, is that of a word on its own.
+
+    >>> split_tag("B-PER"), split_tag("O"), split_tag("NOUN")
+    (('B', 'PER'), ('O', ''), ('S', 'NOUN'))
+    """
+    if not is_tag(tag):
+        return "S", tag
+    prefix, _, entity_type = tag.partition("-")
+    return {"L": "E", "U": "S"}.get(prefix, prefix), entity_type
+
+
+def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Entities of one BIO sentence as (type, first word, last word + 1), by the rule of `conlleval` and of seqeval's
+    default mode: an I- that continues nothing starts an entity.
+
+    >>> entities(["B-PER", "I-PER", "O", "I-LOC"])
+    [('PER', 0, 2), ('LOC', 3, 4)]
+    """
+    found: list[tuple[str, int, int]] = []
+    for i, tag in enumerate(tags):
+        prefix, entity_type = split_tag(tag)
+        if prefix == "I" and found and found[-1][0] == entity_type and found[-1][2] == i:
+            found[-1] = (entity_type, found[-1][1], i + 1)
+        elif prefix != "O":
+            found.append((entity_type, i, i + 1))
+    return found
 
 
 def entity_scores(references: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> dict:
@@ -265,43 +297,7 @@ def answer_baselines(questions: Sequence[str], contexts: Sequence[str], words: i
     return {"a random span": spans, "nearest name or number": names}
 
 
-def is_tag(text: str) -> bool:
-    """Whether a tag is O or has a prefix that a scheme knows.
-
-    >>> is_tag("B-PER"), is_tag("O"), is_tag("X-PER"), is_tag("NOUN")
-    (True, True, False, False)
-    """
-    prefix, _, entity_type = text.partition("-")
-    return text == "O" or (len(prefix) == 1 and prefix in PREFIXES and entity_type != "")
-
-
-def split_tag(tag: str) -> tuple[str, str]:
-    """Prefix and entity type of a tag; one without a prefix, as of parts of speech, is that of a word on its own.
-
-    >>> split_tag("B-PER"), split_tag("O"), split_tag("NOUN")
-    (('B', 'PER'), ('O', ''), ('S', 'NOUN'))
-    """
-    if not is_tag(tag):
-        return "S", tag
-    prefix, _, entity_type = tag.partition("-")
-    return {"L": "E", "U": "S"}.get(prefix, prefix), entity_type
-
-
-def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Entities of one BIO sentence as (type, first word, last word + 1), by the rule of `conlleval` and of seqeval's
-    default mode: an I- that continues nothing starts an entity.
-
-    >>> entities(["B-PER", "I-PER", "O", "I-LOC"])
-    [('PER', 0, 2), ('LOC', 3, 4)]
-    """
-    found: list[tuple[str, int, int]] = []
-    for i, tag in enumerate(tags):
-        prefix, entity_type = split_tag(tag)
-        if prefix == "I" and found and found[-1][0] == entity_type and found[-1][2] == i:
-            found[-1] = (entity_type, found[-1][1], i + 1)
-        elif prefix != "O":
-            found.append((entity_type, i, i + 1))
-    return found
+# The metrics
 
 
 class EntityScores(evaluate.Metric):
@@ -483,6 +479,9 @@ class AnswerScores(evaluate.Metric):
                 scores[f"{name}exact" if name else "exact_match"] = 100 * sum(exact for exact, _ in rows) / len(rows)
                 scores[f"{name}f1"] = 100 * sum(f1 for _, f1 in rows) / len(rows)
         return scores
+
+
+# For the terminal
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -212,9 +212,10 @@ def probe(base: nn.Module) -> torch.Tensor:
 
 
 AttentionInterface.register(NAME, packed_attention)
-
-
 AttentionMaskInterface.register(NAME, padding_mask)
+
+
+# Dropout and denormal numbers on a CPU
 
 
 def tune_cpu(wanted: bool) -> None:

@@ -491,6 +491,3 @@ class StopOnSignal(TrainerCallback):
                 "Stopped by %s at step %d; the same command resumes.", signal.Signals(number).name, state.global_step
             )
             raise SystemExit(128 + number)
-
-
-# What a run keeps for its report

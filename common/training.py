@@ -68,6 +68,32 @@ def choose_precision(flags: Any, record: dict[str, Any] | None = None) -> tuple[
     return choice, "no faster one is known to be safe on this device"
 
 
+@functools.cache
+def cpu_bf16_speedup() -> float:
+    """How many times faster this CPU multiplies matrices in bf16 than in fp32; 0 where it has no instruction for it.
+
+    Measured on the machine, not read from a list: with AMX the ratio is about 5, with AVX512-BF16 alone some processors
+    reach 3 and others 0.6. About 0.1 s.
+    """
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        known = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+    else:
+        known = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if not known:
+        return 0.0
+    seconds = []
+    for dtype in (torch.float32, torch.bfloat16):
+        x, weight = torch.ones(512, 768, dtype=dtype), torch.ones(3072, 768, dtype=dtype)
+        runs = []
+        for _ in range(6):
+            start = time.perf_counter()
+            nn.functional.linear(x, weight)
+            runs.append(time.perf_counter() - start)
+        seconds.append(min(runs))
+    return seconds[0] / seconds[1]
+
+
 def padding_multiple(training_args: TrainingArguments) -> int | None:
     """Batches are padded to a multiple of this many tokens: 8 where tensor cores want it, else no more than needed.
 
@@ -595,32 +621,6 @@ def compute_logits(auto_class: Any, name: str, features: dict[str, list], collat
         bar.update(len(chosen))
     bar.close()
     return logits
-
-
-@functools.cache
-def cpu_bf16_speedup() -> float:
-    """How many times faster this CPU multiplies matrices in bf16 than in fp32; 0 where it has no instruction for it.
-
-    Measured on the machine, not read from a list: with AMX the ratio is about 5, with AVX512-BF16 alone some processors
-    reach 3 and others 0.6. About 0.1 s.
-    """
-    if hasattr(torch.cpu, "get_capabilities"):
-        capabilities = torch.cpu.get_capabilities()
-        known = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
-    else:
-        known = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    if not known:
-        return 0.0
-    seconds = []
-    for dtype in (torch.float32, torch.bfloat16):
-        x, weight = torch.ones(512, 768, dtype=dtype), torch.ones(3072, 768, dtype=dtype)
-        runs = []
-        for _ in range(6):
-            start = time.perf_counter()
-            nn.functional.linear(x, weight)
-            runs.append(time.perf_counter() - start)
-        seconds.append(min(runs))
-    return seconds[0] / seconds[1]
 
 
 def load_tokenizer(name: str, is_split_into_words: bool = False) -> Any:

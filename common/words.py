@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from common.data import Source, column, columns, facts_of, histogram, repetitions, source_name
+from common.data import Source, column, columns, facts_of, histogram, is_tag, repetitions, source_name
 from common.errors import InputError
-from common.metrics import entities, entity_errors, entity_lookup, entity_scores, is_tag, split_tag, table
+from common.metrics import entities, entity_errors, entity_lookup, entity_scores, split_tag, table
 
 log = logging.getLogger("recipes")
 TOKEN_COLUMNS, TAG_COLUMNS = ("tokens", "words"), ("ner_tags", "tags", "labels", "ner")
@@ -356,6 +356,9 @@ def conll_block(row: dict[str, Any]) -> str:
     return "".join(blank.join(fields) + "\n" for fields in zip(*columns, strict=True))
 
 
+# Words to model inputs and back
+
+
 def tokenize_and_align_labels(
     batch: dict[str, list],
     indices: Sequence[int],
@@ -478,6 +481,9 @@ def tags_of_sentences(
         for i in np.flatnonzero(words >= 0):
             tags[sentence][words[i]] = label_list[labels[i]]
     return tags
+
+
+# What is printed
 
 
 def entity_table(scores: dict) -> str:

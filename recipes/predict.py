@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.data import decode_lines, read_lines, read_rows
+from common.data import decode_lines, is_tag, read_lines, read_rows
 from common.errors import InputError, OneLineParser, go_offline_without_hub, hub_errors, run_as_command
 
 
@@ -67,7 +67,6 @@ def read_inputs(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]
 
 def is_plain_text(path: str) -> bool:
     """A .txt file is raw text unless its first filled line looks like CoNLL columns."""
-    from common.metrics import is_tag
 
     if Path(path).suffix.lower() != ".txt":
         return False
@@ -108,7 +107,7 @@ def predict_tags(args: argparse.Namespace, config: Any, inputs: list[tuple[str, 
     """Tags and entities of each input; scored as well where every row has tags."""
     from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
-    from common.metrics import entities, entity_scores, is_tag, table, word_accuracy
+    from common.metrics import entities, entity_scores, table, word_accuracy
     from common.training import compute_logits, load_tokenizer, model_label_list, resolve_lengths
     from common.words import (
         bio_tags,

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from common.data import is_tag
 from common.errors import InputError, OneLineParser, is_main_process, run_as_command
-from common.metrics import answer_baselines, answer_scores, entities, entity_errors, entity_scores, is_tag
+from common.metrics import answer_baselines, answer_scores, entities, entity_errors, entity_scores
 from recipes.tools.compare import read_rows, read_run, row_scores
 from recipes.tools.model_card import model_card, split_of
 from recipes.tools.statistics import RowScore, bootstrap_interval, label_row_scores
