@@ -32,7 +32,7 @@ NPROC ?= $(if $(filter 1,$(OFFLINE)),1,$(eval NPROC := $(shell $(PY) -c '$(count
 LAUNCH ?= recipes/launch/multi_gpu.yaml
 launch = $(if $(filter-out 0 1,$(NPROC)),TORCH_CPP_LOG_LEVEL=ERROR $(VENV)/bin/accelerate launch --quiet --config_file $(LAUNCH) --num_processes $(NPROC),$(PY))
 recipe = $(subst -,_,$*)
-offline = $(or $(offline_$1),$(error no bundled sample for $1: give its files in ARGS))
+offline = $(or $(offline_$(or $(SAMPLE),$1)),$(error no bundled sample for $1: SAMPLE=ner takes that of ner; or give its files in ARGS))
 train = $(launch) -m recipes.$1 $(if $(filter 1,$(OFFLINE)),$(call offline,$1)) $(ARGS)
 
 .DEFAULT_GOAL := help
@@ -48,6 +48,7 @@ $(READY): requirements.txt
 		{ echo "error: $(PYTHON) is not Python 3.11 or later; install one and run make PYTHON=python3.x" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check -r requirements.txt
+	@$(PY) -c 'import pathlib, site; pathlib.Path(site.getsitepackages()[0], "recipes.pth").write_text(f"{pathlib.Path.cwd()}\n")'
 	@touch $@
 
 $(TESTS_READY): tests/requirements.txt | $(READY)

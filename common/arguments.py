@@ -1,6 +1,7 @@
 """The command line of a recipe: its own flags, all of `TrainingArguments`, and one line where something is wrong."""
 
 import argparse
+import copy
 import dataclasses
 import difflib
 import logging
@@ -19,6 +20,7 @@ from common.errors import (
     InputError,
     OneLineParser,
     check_at_least_one,
+    check_cache,
     check_range,
     go_offline_without_hub,
     is_main_process,
@@ -58,6 +60,14 @@ class RecipeArguments:
     overwrite: bool = flag(False, "Replace another or a finished run in --output_dir.")
 
 
+# What `--help` shows of TrainingArguments beside a recipe's own flags; `--help-all` shows all.
+SHOWN = """
+    output_dir do_train num_train_epochs max_steps learning_rate warmup_steps weight_decay per_device_train_batch_size
+    gradient_accumulation_steps seed bf16 eval_strategy save_strategy load_best_model_at_end metric_for_best_model
+    label_smoothing_factor push_to_hub
+""".split()  # noqa: SIM905
+
+
 class RecipeArgumentParser(OneLineParser, HfArgumentParser):
     """`HfArgumentParser` whose complaints are one line, without abbreviations, and that reads no hidden .args file."""
 
@@ -67,10 +77,15 @@ def build_parser(arguments: type, defaults: dict[str, Any], name: str) -> Recipe
     parser = RecipeArgumentParser(
         (arguments, TrainingArguments),
         usage=f"python -m recipes.{name} [flags]",
-        description=sys.modules[arguments.__module__].__doc__,
+        description=doc_of_copy(sys.modules[arguments.__module__].__doc__, name),
+        epilog="--help-all lists these and all other flags of transformers.TrainingArguments.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
+        add_help=False,
     )
+    own = [field.name for field in dataclasses.fields(arguments)]
+    parser.add_argument("--help", "-h", action=ShowHelp, const=[*own, *SHOWN], help=argparse.SUPPRESS)
+    parser.add_argument("--help-all", action=ShowHelp, const=None, help=argparse.SUPPRESS)
     for action in parser._actions:
         if action.dest == "auto_find_batch_size":
             action.help = (
@@ -82,9 +97,39 @@ def build_parser(arguments: type, defaults: dict[str, Any], name: str) -> Recipe
                 "Examples that a device computes at once. The default is divided among the processes of a run, so that "
                 "the effective batch stays the same; a value given here is not."
             )
+        elif action.dest == "warmup_steps":
+            action.help = "Steps in which the rate rises from 0; below 1 a share of all steps: 0.1 is 10 %."
     # None stands for what is chosen from the machine.
-    parser.set_defaults(**{"bf16": None, "fp16": None, "use_cpu": None, "output_dir": f"runs/{name}", **defaults})
+    chosen = {"bf16": None, "fp16": None, "use_cpu": None, "disable_tqdm": not shows_progress_bars()}
+    parser.set_defaults(**{**chosen, "output_dir": f"runs/{name}", **defaults})
     return parser
+
+
+def doc_of_copy(doc: str | None, name: str) -> str:
+    """A recipe's docstring, whose commands name the recipe called `name`, as those of a copy do not.
+
+    >>> doc_of_copy("python -m recipes.ner; make train-ner OFFLINE=1", "my_task")
+    'python -m recipes.my_task; make train-my-task OFFLINE=1'
+    """
+    doc = re.sub(r"(?<=python -m recipes\.)\w+", name, doc or "")
+    return re.sub(r"(?<=make train-)[\w-]+", name.replace("_", "-"), doc)
+
+
+class ShowHelp(argparse.Action):
+    """`--help`: the flags called `const` alone; with None all."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, const: Any, help: str):
+        super().__init__(
+            option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, const=const, help=help
+        )
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        for action in parser._actions:
+            is_negation = action.option_strings[0].startswith("--no_") and action.const is False
+            if is_negation or (self.const is not None and action.dest not in self.const):
+                action.help = argparse.SUPPRESS
+        parser.print_help()
+        parser.exit()
 
 
 def parse_arguments(
@@ -132,6 +177,7 @@ def parse_arguments(
             *(processes, "process" if processes == 1 else "processes", steps, "step" if steps == 1 else "steps"),
         )
     from_files = args.train_file or args.validation_file or args.test_file
+    check_cache()
     go_offline_without_hub(args.model_name_or_path, None if from_files else args.dataset_name)
     return args, training_args
 
@@ -168,7 +214,9 @@ def set_task_and_folder(
         if task is not None and task not in tasks:
             raise InputError(f"--task_name {task}: must be one of {', '.join(tasks)}")
         folder += f"-{task}" if task else ""
-        parser.set_defaults(task_name=task, metric_for_best_model=tasks[task][-1][0] if task else "loss")
+        parser.set_defaults(task_name=task)
+        if parser.get_default("metric_for_best_model") is None:  # else the recipe says it
+            parser.set_defaults(metric_for_best_model=tasks[task][-1][0] if task else "loss")
         if not own:
             parser.set_defaults(dataset_config_name=task)
     if parser.get_default("output_dir") == f"runs/{name}":  # and not one that a copied recipe has set
@@ -248,7 +296,12 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
     def _get_help_string(self, action: Any) -> str:
         action.help = re.sub(r"(?<!%)%(?![(%])", "%%", action.help or "")
-        return super()._get_help_string(action)
+        return action.help if action.default is None else super()._get_help_string(action)
+
+    def _format_action_invocation(self, action: Any) -> str:
+        shown = copy.copy(action)
+        shown.option_strings = action.option_strings[:1]  # and not --max-steps beside --max_steps
+        return super()._format_action_invocation(shown)
 
 
 def configure_logging() -> None:
@@ -262,13 +315,19 @@ def configure_logging() -> None:
     if not is_main_process():  # which says it all
         log.setLevel(logging.CRITICAL)
         transformers.utils.logging.set_verbosity(logging.CRITICAL)
-        datasets.disable_progress_bars()
         warnings.simplefilter("ignore")
+    if not shows_progress_bars() or not is_main_process():
+        datasets.disable_progress_bars()
     # Its report on loading is replaced by `load_model`'s, and bars for reading a file of seconds are noise.
     transformers.utils.logging.get_logger("transformers.modeling_utils").setLevel(logging.ERROR)
     # Says of every model on one device that its layers are not sharded over several.
     transformers.utils.logging.get_logger("transformers.distributed.tensor_parallel").setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
+
+
+def shows_progress_bars() -> bool:
+    """A terminal does, and a notebook; in a file they would be written over and over."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 class StdoutHandler(logging.StreamHandler):

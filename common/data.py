@@ -262,29 +262,36 @@ class Source:
                 yield f"row {i}", with_class_names(row, names)
 
 
-def find_sources(args: Any, needed: Iterable[str]) -> dict[str, Source]:
-    """The splits among `needed` that `--{split}_file` names or, without any file, that `--dataset_name` holds.
+def find_sources(args: Any, training_args: Any) -> dict[str, Source]:
+    """The splits that a run uses, by what it does: those that `--{split}_file` names or, without any file, those that
+    `--dataset_name` holds.
 
     Args:
         args: a recipe's arguments with `dataset_name`, `dataset_config_name` and a `{split}_file` for each split.
-        needed: of "train", "validation" and "test", those that the run uses.
+        training_args: `do_train`, `do_eval` and `do_predict` are read.
     """
+    needed = ["train"] * training_args.do_train + ["validation", "validation_mismatched"] * training_args.do_eval
+    needed += ["test"] * training_args.do_predict
     files = {split: getattr(args, f"{split}_file", None) for split in SPLIT_NAMES}
     if any(files.values()):
         if "train" in needed and not files["train"]:
             raise InputError("--train_file is missing: name one, or evaluate a trained model with --do_train false")
-        return {s: Source(files[s], file_digest(files[s]), path=files[s]) for s in needed if files[s]}
-    from datasets import load_dataset
+        sources = {s: Source(files[s], file_digest(files[s]), path=files[s]) for s in needed if files[s]}
+    else:
+        from datasets import load_dataset
 
-    with hub_errors("dataset", args.dataset_name):
-        loaded = load_dataset(args.dataset_name, args.dataset_config_name)
-    sources = {}
-    for split in needed:
-        name = next((name for name in SPLIT_NAMES[split] if name in loaded), None)
-        if name:
-            sources[split] = Source(f"{args.dataset_name} ({name})", loaded[name]._fingerprint, dataset=loaded[name])
-    if "train" in needed and "train" not in sources:
-        raise InputError(f'{args.dataset_name}: has no split "train", only {", ".join(loaded)}')
+        with hub_errors("dataset", args.dataset_name):
+            loaded = load_dataset(args.dataset_name, args.dataset_config_name)
+        names = {split: next((name for name in SPLIT_NAMES[split] if name in loaded), None) for split in needed}
+        if "train" in needed and not names["train"]:
+            raise InputError(f'{args.dataset_name}: has no split "train", only {", ".join(loaded)}')
+        sources = {
+            split: Source(f"{args.dataset_name} ({name})", loaded[name]._fingerprint, dataset=loaded[name])
+            for split, name in names.items()
+            if name
+        }
+    if not sources:
+        raise InputError("no split to work on: name --train_file, --validation_file or --test_file")
     return sources
 
 
@@ -388,30 +395,13 @@ def map_cached(dataset: "Dataset", function: Callable, tokenizer: Any, desc: str
 
 
 def load_splits(
-    args: Any,
-    training_args: Any,
-    parse: Callable[..., Iterator[dict]],
-    features: "Features",
-    options: Callable[[Source], dict[str, Any]],
+    sources: dict[str, Source], parse: Callable[..., Iterator[dict]], features: "Features", **options: Any
 ) -> "DatasetDict":
-    """The splits a run uses, parsed and checked: by what it does, and of these test only where there is one.
-
-    Args:
-        args: a recipe's arguments, see `find_sources`.
-        training_args: `do_train`, `do_eval` and `do_predict` are read.
-        parse, features: see `build_dataset`.
-        options: what `parse` is told about a source.
-    """
+    """The splits, parsed and checked, with what was doubtful in them printed; see `build_dataset`."""
     from datasets import DatasetDict
 
-    needed = ["train"] * training_args.do_train + ["validation", "validation_mismatched"] * training_args.do_eval
-    sources = find_sources(args, needed + ["test"] * training_args.do_predict)
-    if not sources:
-        raise InputError("no split to work on: name --train_file, --validation_file or --test_file")
     with main_process_first():
-        datasets = DatasetDict(
-            {s: build_dataset(source, parse, features, **options(source)) for s, source in sources.items()}
-        )
+        datasets = DatasetDict({s: build_dataset(source, parse, features, **options) for s, source in sources.items()})
     for split, source in sources.items():
         report_notes(source.name, datasets[split])
     return datasets

@@ -150,6 +150,25 @@ def has_lost_others(error: Exception) -> bool:
     return isinstance(error, DistError) or "gloo" in str(error).casefold()
 
 
+def check_cache() -> None:
+    """
+    Raises:
+        InputError: the libraries' cache cannot be written, as where a container's user has no home.
+    """
+    import tempfile
+
+    import datasets
+
+    cache = os.fspath(datasets.config.HF_DATASETS_CACHE)
+    try:
+        if cache.startswith("~"):  # what is left where nobody knows the home
+            raise NotADirectoryError(errno.ENOENT, "there is no home folder")
+        os.makedirs(cache, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+    except OSError as error:
+        raise InputError(f"{cache}: {error.strerror}; set HF_HOME to a folder that you can write to") from None
+
+
 def hub_answers(timeout: float = PROBE_SECONDS) -> bool:
     """Whether the Hub (or the mirror in `HF_ENDPOINT`) answers any HTTP status within `timeout` seconds."""
     import huggingface_hub

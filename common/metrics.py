@@ -15,6 +15,7 @@ from common.data import is_tag
 from common.errors import InputError
 
 log = logging.getLogger("recipes")
+HAS_ANSWER = {"HasAns": True, "NoAns": False}
 
 
 # Tags, classes and numbers
@@ -49,10 +50,65 @@ def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     return found
 
 
-def entity_scores(references: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> dict:
-    """`EntityScores` in memory, in one call."""
+class Scores(evaluate.Metric):
+    """Scores of one `KIND` as an `evaluate.Metric`: `Scores("entities", keep_in_memory=True).compute(predictions=...,
+    references=...)`. What they are, and the rules they follow, is said at the functions below."""
 
-    return EntityScores(keep_in_memory=True).compute(predictions=predictions, references=references)
+    def _info(self) -> evaluate.MetricInfo:
+        function, citation, predicted, gold = KINDS[self.config_name]
+        return evaluate.MetricInfo(
+            description=function.__doc__,
+            citation=citation,
+            inputs_description="predictions and references: one each a row",
+            features=datasets.Features({"predictions": predicted, "references": gold}),
+        )
+
+    def _compute(self, predictions: Sequence, references: Sequence, **options: Any) -> dict[str, Any]:
+        if not len(references):
+            raise ValueError("no rows to score")
+        return KINDS[self.config_name][0](references, predictions, **options)
+
+
+def score(kind: str, references: Sequence, predictions: Sequence, **options: Any) -> dict[str, Any]:
+    """The `Scores` of one kind, in memory.
+
+    >>> score("classes", [1, 0], [1, 1])["accuracy"]
+    0.5
+    """
+    return Scores(kind, keep_in_memory=True).compute(predictions=predictions, references=references, **options)
+
+
+def entity_scores(references: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> dict:
+    """Entity-level precision, recall and F1, overall (micro) and per type, and accuracy per word, each from 0 to 1.
+
+    The rule is that of the CoNLL-2003 scorer `conlleval`: an entity counts when its type and all its words are right,
+    and an I- that continues nothing starts an entity. seqeval computes it, in its default (lenient) mode; its strict
+    mode gives other figures on broken sequences.
+
+    >>> scores = entity_scores([["B-PER", "I-PER", "O", "B-LOC"]], [["B-PER", "I-PER", "O", "O"]])
+    >>> scores["precision"], scores["recall"], scores["types"]["PER"]["f1"], scores["types"]["LOC"]["support"]
+    (1.0, 0.5, 1.0, 1)
+
+    Raises:
+        ValueError: a prediction of another length than its reference.
+    """
+    from seqeval.metrics import accuracy_score, classification_report
+
+    for i, (predicted, gold) in enumerate(zip(predictions, references, strict=True)):
+        if len(predicted) != len(gold):
+            raise ValueError(f"sentence {i}: {len(predicted)} predicted tags for {len(gold)} words")
+    # zero_division=0 is conlleval's rule: no entity predicted is a precision of 0.
+    if any(tag != "O" for tags in (*references, *predictions) for tag in tags):
+        report = classification_report(references, predictions, output_dict=True, zero_division=0)
+    else:
+        report = {"micro avg": {"precision": 0, "recall": 0, "f1-score": 0, "support": 0}}
+    scores = {
+        name: {n: float(row[n if n != "f1" else "f1-score"]) for n in ("precision", "recall", "f1")}
+        | {"support": int(row["support"])}
+        for name, row in report.items()
+    }
+    types = {name: row for name, row in scores.items() if not name.endswith(" avg")}
+    return {**scores["micro avg"], "accuracy": float(accuracy_score(references, predictions)), "types": types}
 
 
 def word_accuracy(references: Iterable[Sequence[str]], predictions: Iterable[Sequence[str]]) -> float:
@@ -141,6 +197,63 @@ def default_metrics(label_list: Sequence[str] | None) -> tuple[str, ...]:
     return ("pearson", "spearmanr") if label_list is None else ("accuracy", "macro_f1")
 
 
+def class_scores(
+    references: Sequence[float], predictions: Sequence[float], labels: Sequence[int] | None = None
+) -> dict:
+    """Accuracy, F1 and Matthews correlation of predicted class ids, as GLUE defines them, computed by scikit-learn.
+
+    `accuracy` (0 to 1); `f1` of the second class, with two classes only (MRPC and QQP score their positive class 1);
+    `macro_f1`, the mean over classes; `matthews_correlation` (-1 to 1; CoLA's metric); and `classes`, precision,
+    recall, F1 and support of each.
+
+    >>> scores = class_scores([1, 0, 0, 0], [1, 1, 0, 0])
+    >>> scores["accuracy"], round(scores["f1"], 4), round(scores["matthews_correlation"], 4)
+    (0.75, 0.6667, 0.5774)
+
+    Raises:
+        ValueError: predictions that are no whole numbers.
+    """
+    from sklearn.metrics import accuracy_score, matthews_corrcoef, precision_recall_fscore_support
+
+    if any(value != int(value) for value in (*predictions, *references)):
+        raise ValueError("class ids must be whole numbers")
+    ids = list(labels) if labels is not None else sorted({int(v) for v in (*references, *predictions)})
+    columns = precision_recall_fscore_support(references, predictions, labels=ids, zero_division=0)
+    names = ("precision", "recall", "f1", "support")
+    rows = zip(*columns, strict=True)
+    classes = {i: dict(zip(names, map(float, row), strict=True)) for i, row in zip(ids, rows, strict=True)}
+    scores = {
+        "accuracy": float(accuracy_score(references, predictions)),
+        "macro_f1": sum(row["f1"] for row in classes.values()) / len(classes),
+        "matthews_correlation": float(matthews_corrcoef(references, predictions)),
+        "classes": classes,
+    }
+    return scores | ({"f1": classes[ids[1]]["f1"]} if len(ids) == 2 else {})
+
+
+def number_scores(references: Sequence[float], predictions: Sequence[float]) -> dict[str, float]:
+    """Pearson and Spearman correlation of predicted scores (-1 to 1; STS-B's metrics), computed by scipy.
+
+    A model that predicts one score for every row has no correlation: both are nan then, and a warning says so.
+
+    >>> scores = number_scores([1.0, 2.0, 3.0], [1.0, 2.0, 4.0])
+    >>> round(scores["pearson"], 4), scores["spearmanr"]
+    (0.982, 1.0)
+
+    Raises:
+        InputError: fewer than two rows, or rows that all have one score.
+    """
+    from scipy.stats import pearsonr, spearmanr
+
+    if len(references) < 2 or len(set(references)) < 2:
+        raise InputError("a correlation needs at least two rows with different scores; take more rows")
+    if len(set(predictions)) < 2:
+        log.warning("The model predicts one score for every row, so no correlation is defined.")
+        return {"pearson": float("nan"), "spearmanr": float("nan")}
+    correlations = {"pearson": pearsonr, "spearmanr": spearmanr}
+    return {name: float(of(predictions, references)[0]) for name, of in correlations.items()}
+
+
 def label_scores(predictions, label_ids, label_list: Sequence[str] | None) -> dict:
     """Scores of logits (rows, classes) against class ids, or of predicted numbers (rows, 1) against numbers.
 
@@ -148,11 +261,41 @@ def label_scores(predictions, label_ids, label_list: Sequence[str] | None) -> di
     >>> label_scores(np.array([[0.0, 1.0], [2.0, 1.0]]), [1, 1], ["no", "yes"])["accuracy"]
     0.5
     """
-
     if label_list is None:
-        return RegressionScores(keep_in_memory=True).compute(predictions=predictions[:, 0], references=label_ids)
-    metric = ClassificationScores(keep_in_memory=True)
-    return metric.compute(predictions=predictions.argmax(-1), references=label_ids, labels=range(len(label_list)))
+        return score("numbers", label_ids, predictions[:, 0])
+    return score("classes", label_ids, predictions.argmax(-1), labels=range(len(label_list)))
+
+
+SPLITS = {"eval_mismatched": "validation_mismatched", "eval_matched": "validation", "eval": "validation"}
+
+
+def split_of(score: str) -> tuple[str, str]:
+    """The split and the name of a score in `all_results.json`.
+
+    >>> split_of("eval_mismatched_accuracy"), split_of("test_f1"), split_of("eval_exact_match")
+    (('validation_mismatched', 'accuracy'), ('test', 'f1'), ('validation', 'exact_match'))
+    """
+    prefix = next((p for p in SPLITS if score.startswith(f"{p}_")), "test")
+    return SPLITS.get(prefix, "test"), score.removeprefix(f"{prefix}_")
+
+
+def score_line(scores: dict[str, Any], names: Sequence[str] | None = None) -> str:
+    """Scores in a line, without the split that stands before their names.
+
+    >>> score_line({"eval_accuracy": 0.5, "eval_loss": 1})
+    'accuracy 0.5000, loss 1.0000'
+    """
+    return ", ".join(f"{split_of(name)[1]} {scores[name]:.4f}" for name in names or scores)
+
+
+def reported(scores: dict[str, float]) -> dict[str, float]:
+    """Of what `Trainer.predict` returns the loss and all that `compute_metrics` gave, without its timings.
+
+    >>> reported({"test_loss": 0.5, "test_f1": 1.0, "test_runtime": 2.0, "test_samples_per_second": 9.0})
+    {'test_loss': 0.5, 'test_f1': 1.0}
+    """
+    timings = ("_runtime", "_per_second", "_model_preparation_time")
+    return {name: float(value) for name, value in scores.items() if not name.endswith(timings)}
 
 
 # Answers to questions
@@ -194,6 +337,34 @@ def answer_scores(predicted: str, golds: Sequence[str], version_2: bool = False)
     return exact, f1
 
 
+def answers_scores(
+    references: Sequence[Sequence[str]], predictions: Sequence[str], version_2: bool = False
+) -> dict[str, float]:
+    """Exact match and F1 of extracted answers in percent, as the official scorers of SQuAD 1.1 and 2.0 give them.
+
+    A prediction is the answer's text, "" for no answer; a reference is the list of gold answers, empty for an
+    unanswerable question. Under the rules of 2.0 also `HasAns_exact`, `HasAns_f1`, `NoAns_exact`, `NoAns_f1`.
+
+    >>> answers_scores([["Seine"], ["in 1901", "May 1901"]], ["the Seine", "1901"])
+    {'exact_match': 50.0, 'f1': 83.33333333333333}
+
+    Raises:
+        ValueError: under the rules of 1.1 a question without a gold answer.
+    """
+    if not version_2 and not all(references):
+        raise ValueError("a question without a gold answer has no score under the rules of SQuAD 1.1")
+    each = [(bool(golds), answer_scores(p, golds, version_2)) for p, golds in zip(predictions, references, strict=True)]
+    parts = {"": [of for _, of in each]}
+    if version_2:
+        parts |= {f"{name}_": [of for has, of in each if has == wanted] for name, wanted in HAS_ANSWER.items()}
+    scores = {}
+    for name, rows in parts.items():
+        if rows:
+            scores[f"{name}exact" if name else "exact_match"] = 100 * sum(exact for exact, _ in rows) / len(rows)
+            scores[f"{name}f1"] = 100 * sum(f1 for _, f1 in rows) / len(rows)
+    return scores
+
+
 def best_threshold(scores: Sequence[float], null_odds: Sequence[float], has_answer: Sequence[bool]) -> tuple:
     """The best total score in percent that a threshold on `null_odds` can reach, and that threshold.
 
@@ -229,12 +400,9 @@ def question_scores(
     the one that is best on these very questions, `best_threshold`. With a `threshold` that was tuned elsewhere,
     `tuned_exact` and `tuned_f1` are at that one instead of `best_...`.
     """
-
-    metric = AnswerScores(keep_in_memory=True)
-    answers = chosen_answers(found, 0.0 if version_2 else None)
-    scores = metric.compute(predictions=answers, references=references, version_2=version_2)
+    scores = score("answers", references, chosen_answers(found, 0.0 if version_2 else None), version_2=version_2)
     if version_2 and threshold is not None:
-        tuned = metric.compute(predictions=chosen_answers(found, threshold), references=references, version_2=True)
+        tuned = score("answers", references, chosen_answers(found, threshold), version_2=True)
         scores |= {"tuned_exact": tuned["exact_match"], "tuned_f1": tuned["f1"]}
     elif version_2:
         has_answer = [bool(golds) for golds in references]
@@ -297,188 +465,23 @@ def answer_baselines(questions: Sequence[str], contexts: Sequence[str], words: i
     return {"a random span": spans, "nearest name or number": names}
 
 
-# The metrics
-
-
-class EntityScores(evaluate.Metric):
-    """Entity-level precision, recall and F1, overall (micro) and per type, and accuracy per word, each from 0 to 1.
-
-    The rule is that of the CoNLL-2003 scorer `conlleval`: an entity counts when its type and all its words are right,
-    and an I- that continues nothing starts an entity. seqeval computes it, in its default (lenient) mode; its strict
-    mode gives other figures on broken sequences.
-
-    >>> scores = EntityScores(keep_in_memory=True).compute(
-    ...     references=[["B-PER", "I-PER", "O", "B-LOC"]], predictions=[["B-PER", "I-PER", "O", "O"]])
-    >>> scores["precision"], scores["recall"], scores["types"]["PER"]["f1"], scores["types"]["LOC"]["support"]
-    (1.0, 0.5, 1.0, 1)
-
-    Raises:
-        ValueError: no sentence, or a prediction of another length than its reference.
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        tags = datasets.Sequence(datasets.Value("string"))
-        return evaluate.MetricInfo(
-            description="Entity-level scores, equal to conlleval on BIO input",
-            citation="Tjong Kim Sang and De Meulder 2003, https://aclanthology.org/W03-0419; Nakayama 2018, seqeval",
-            inputs_description="predictions and references: a list of BIO tags per sentence",
-            features=datasets.Features({"predictions": tags, "references": tags}),
-        )
-
-    def _compute(self, predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> dict:
-        from seqeval.metrics import accuracy_score, classification_report
-
-        if not references:
-            raise ValueError("no sentences to score")
-        for i, (predicted, gold) in enumerate(zip(predictions, references, strict=True)):
-            if len(predicted) != len(gold):
-                raise ValueError(f"sentence {i}: {len(predicted)} predicted tags for {len(gold)} words")
-        # zero_division=0 is conlleval's rule: no entity predicted is a precision of 0.
-        if any(tag != "O" for tags in (*references, *predictions) for tag in tags):
-            report = classification_report(references, predictions, output_dict=True, zero_division=0)
-        else:
-            report = {"micro avg": {"precision": 0, "recall": 0, "f1-score": 0, "support": 0}}
-        scores = {
-            name: {
-                "precision": float(row["precision"]),
-                "recall": float(row["recall"]),
-                "f1": float(row["f1-score"]),
-                "support": int(row["support"]),
-            }
-            for name, row in report.items()
-        }
-        types = {name: row for name, row in scores.items() if not name.endswith(" avg")}
-        return {**scores["micro avg"], "accuracy": float(accuracy_score(references, predictions)), "types": types}
-
-
-class ClassificationScores(evaluate.Metric):
-    """Accuracy, F1 and Matthews correlation of predicted classes, as GLUE defines them, computed by scikit-learn.
-
-    `accuracy` (0 to 1); `f1` of the second class, with two classes only (MRPC and QQP score their positive class 1);
-    `macro_f1`, the mean over classes; `matthews_correlation` (-1 to 1; CoLA's metric); and `classes`, precision,
-    recall, F1 and support of each.
-
-    >>> scores = ClassificationScores(keep_in_memory=True).compute(predictions=[1, 1, 0, 0], references=[1, 0, 0, 0])
-    >>> scores["accuracy"], round(scores["f1"], 4), round(scores["matthews_correlation"], 4)
-    (0.75, 0.6667, 0.5774)
-
-    Raises:
-        ValueError: nothing to score, or predictions that are no whole numbers.
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        # float64, and checked: integer features would cut fractions off silently.
-        number = datasets.Value("float64")
-        return evaluate.MetricInfo(
-            description="Accuracy, F1 and Matthews correlation",
-            citation="Wang et al. 2019, https://openreview.net/forum?id=rJ4km2R5t7",
-            inputs_description="predictions and references: class ids",
-            features=datasets.Features({"predictions": number, "references": number}),
-        )
-
-    def _compute(self, predictions: Sequence[float], references: Sequence[float], labels: Sequence[int] | None = None):
-        from sklearn.metrics import accuracy_score, matthews_corrcoef, precision_recall_fscore_support
-
-        if not len(references):
-            raise ValueError("no rows to score")
-        if any(value != int(value) for value in (*predictions, *references)):
-            raise ValueError("class ids must be whole numbers")
-        ids = list(labels) if labels is not None else sorted({int(v) for v in (*references, *predictions)})
-        columns = precision_recall_fscore_support(references, predictions, labels=ids, zero_division=0)
-        names = ("precision", "recall", "f1", "support")
-        classes = {
-            i: {n: float(v) for n, v in zip(names, row, strict=True)}
-            for i, row in zip(ids, zip(*columns, strict=True), strict=True)
-        }
-        scores = {
-            "accuracy": float(accuracy_score(references, predictions)),
-            "macro_f1": sum(row["f1"] for row in classes.values()) / len(classes),
-            "matthews_correlation": float(matthews_corrcoef(references, predictions)),
-            "classes": classes,
-        }
-        return scores | ({"f1": classes[ids[1]]["f1"]} if len(ids) == 2 else {})
-
-
-class RegressionScores(evaluate.Metric):
-    """Pearson and Spearman correlation of predicted scores (-1 to 1; STS-B's metrics), computed by scipy.
-
-    A model that predicts one score for every row has no correlation: both are nan then, and it is said.
-
-    >>> scores = RegressionScores(keep_in_memory=True).compute(predictions=[1.0, 2.0, 4.0], references=[1.0, 2.0, 3.0])
-    >>> round(scores["pearson"], 4), scores["spearmanr"]
-    (0.982, 1.0)
-
-    Raises:
-        InputError: fewer than two rows, or rows that all have one score.
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        number = datasets.Value("float64")
-        return evaluate.MetricInfo(
-            description="Pearson and Spearman correlation",
-            citation="Wang et al. 2019, https://openreview.net/forum?id=rJ4km2R5t7",
-            inputs_description="predictions and references: numbers",
-            features=datasets.Features({"predictions": number, "references": number}),
-        )
-
-    def _compute(self, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
-        from scipy.stats import pearsonr, spearmanr
-
-        if len(references) < 2 or len(set(references)) < 2:
-            raise InputError("a correlation needs at least two rows with different scores; take more rows")
-        if len(set(predictions)) < 2:
-            log.warning("The model predicts one score for every row, so no correlation is defined.")
-            return {"pearson": float("nan"), "spearmanr": float("nan")}
-        return {
-            "pearson": float(pearsonr(predictions, references)[0]),
-            "spearmanr": float(spearmanr(predictions, references)[0]),
-        }
-
-
-class AnswerScores(evaluate.Metric):
-    """Exact match and F1 of extracted answers in percent, as the official scorers of SQuAD 1.1 and 2.0 give them.
-
-    A prediction is the answer's text, "" for no answer; a reference is the list of gold answers, empty for an
-    unanswerable question. Under the rules of 2.0 also `HasAns_exact`, `HasAns_f1`, `NoAns_exact`, `NoAns_f1`.
-
-    >>> metric = AnswerScores(keep_in_memory=True)
-    >>> metric.compute(predictions=["the Seine", "1901"], references=[["Seine"], ["in 1901", "May 1901"]])
-    {'exact_match': 50.0, 'f1': 83.33333333333333}
-
-    Raises:
-        ValueError: no question, or under the rules of 1.1 one without a gold answer.
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        text = datasets.Value("string")
-        return evaluate.MetricInfo(
-            description="Exact match and F1, equal to evaluate-v1.1.py and evaluate-v2.0.py",
-            citation="Rajpurkar et al. 2016, arXiv 1606.05250; Rajpurkar et al. 2018, arXiv 1806.03822",
-            inputs_description="predictions: a text per question; references: a list of gold texts per question",
-            features=datasets.Features({"predictions": text, "references": datasets.List(text)}),
-        )
-
-    def _compute(
-        self, predictions: Sequence[str], references: Sequence[Sequence[str]], version_2: bool = False
-    ) -> dict[str, float]:
-        if not len(references):
-            raise ValueError("no questions to score")
-        if not version_2 and not all(references):
-            raise ValueError("a question without a gold answer has no score under the rules of SQuAD 1.1")
-        each = [answer_scores(p, golds, version_2) for p, golds in zip(predictions, references, strict=True)]
-        has_answer = [bool(golds) for golds in references]
-        parts = {"": each}
-        if version_2:
-            parts |= {
-                f"{name}_": [s for s, answerable in zip(each, has_answer, strict=True) if answerable == wanted]
-                for name, wanted in (("HasAns", True), ("NoAns", False))
-            }
-        scores = {}
-        for name, rows in parts.items():
-            if rows:
-                scores[f"{name}exact" if name else "exact_match"] = 100 * sum(exact for exact, _ in rows) / len(rows)
-                scores[f"{name}f1"] = 100 * sum(f1 for _, f1 in rows) / len(rows)
-        return scores
+# What an `evaluate.Metric` of each kind computes, the source of its rule, and what a row of it is.
+TAGS, NUMBER, TEXT = datasets.Sequence(datasets.Value("string")), datasets.Value("float64"), datasets.Value("string")
+GLUE = "Wang et al. 2019, https://openreview.net/forum?id=rJ4km2R5t7"
+KINDS = {
+    "entities": (
+        entity_scores,
+        "Tjong Kim Sang and De Meulder 2003, https://aclanthology.org/W03-0419; Nakayama 2018, seqeval",
+        *(TAGS, TAGS),
+    ),
+    "classes": (class_scores, GLUE, NUMBER, NUMBER),  # numbers, and checked: integers would cut fractions off silently
+    "numbers": (number_scores, GLUE, NUMBER, NUMBER),
+    "answers": (
+        answers_scores,
+        "Rajpurkar et al. 2016, arXiv 1606.05250; Rajpurkar et al. 2018, arXiv 1806.03822",
+        *(TEXT, datasets.List(TEXT)),
+    ),
+}
 
 
 # For the terminal

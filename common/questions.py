@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from common.data import Row, Source, column, columns, facts_of, histogram, repetitions, source_name
-from common.errors import InputError, check_at_least_one
-from common.metrics import answer_baselines, answer_scores, chosen_answers, null_odds, table
+from common.errors import InputError
+from common.metrics import answer_baselines, answer_scores, chosen_answers, null_odds, score_line, table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -227,19 +227,19 @@ def checked_questions(datasets: Any, version_2: bool | None) -> tuple[Any, bool]
     return datasets, bool(version_2 or counts)
 
 
-def resolve_answer_limits(args: Any, config: Any) -> None:
-    """Set `n_best_size` and `max_answer_length` where the flags leave them open: as the model was trained, else 20 and
-    30; and save them with the model, for whoever predicts with it.
+def resolve_answer_limits(trained: dict[str, Any], **flags: int | None) -> dict[str, int]:
+    """`n_best_size` and `max_answer_length`: by flag, else as the model was `trained`, else 20 and 30.
 
     Raises:
         InputError: one of them is less than 1.
     """
-    limits = {"n_best_size": 20, "max_answer_length": 30, **(getattr(config, "answer_limits", None) or {})}
-    for name, value in limits.items():
-        if getattr(args, name, None) is None:
-            setattr(args, name, value)
-    check_at_least_one(args, *limits)
-    config.answer_limits = {name: getattr(args, name) for name in limits}
+    limits = {"n_best_size": 20, "max_answer_length": 30}
+    for name, default in limits.items():
+        value = flags.get(name)
+        limits[name] = trained.get(name, default) if value is None else value
+        if limits[name] < 1:
+            raise InputError(f"--{name} {limits[name]}: must be at least 1")
+    return limits
 
 
 def answer_files(dataset: "Dataset", found: list[dict], version_2: bool) -> dict[str, tuple[list, Callable]]:
@@ -565,8 +565,14 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
 
 
 def show_answers(split: str, dataset: Any, found: list[dict], scores: dict[str, float], version_2: bool) -> None:
-    """Scores, overall and by the question's first word, and what two trivial ways of answering would score."""
+    """Scores, overall and by the question's first word, and what two trivial ways of answering would score.
+
+    Args:
+        scores: all that the run reports of the split; none where it has no answers.
+    """
     golds = dataset["answers"][:]
+    if golds[0] is None:
+        return
     words = [(question.split() or [""])[0].lower() for question in column(dataset, "question")]
     kinds = ["all", *(word for word, _ in Counter(words).most_common(8))]
     answers = chosen_answers(found, 0.0 if version_2 else None)
@@ -576,7 +582,7 @@ def show_answers(split: str, dataset: Any, found: list[dict], scores: dict[str, 
         of_kind = [score for score, word in zip(each, words, strict=True) if kind in ("all", word)]
         rows.append([kind, *(100 * float(np.mean(column)) for column in zip(*of_kind, strict=True)), len(of_kind)])
     log.info("\n%s (%d questions)\n%s", split, len(golds), table(["first word", "exact match", "f1", "support"], rows))
-    log.info("%s: %s.", split, ", ".join(f"{name} {score:.2f}" for name, score in scores.items()))
+    log.info("%s: %s.", split, score_line(scores))
     usual = round(float(np.median([len(text.split()) for gold in golds for text in gold] or [1])))
     baselines = answer_baselines(dataset["question"][:], dataset["context"][:], max(1, usual))
     for name, texts in baselines.items():

@@ -57,6 +57,9 @@ class Run:
 
     Attributes:
         results: the scores of a finished run, else None.
+        is_trained: training has ended and its model is in the folder, but it was not scored; it is now, without
+            training.
+        model: where the model comes from: that folder then, else what the run starts from.
         checkpoint: the folder to resume from, else None.
         callbacks: for the Trainer; they take possession of the folder when training begins, keep checkpoints complete
             and stop cleanly on a signal.
@@ -65,7 +68,9 @@ class Run:
 
     folder: Path
     record: dict[str, Any]
+    model: str
     datasets: Any = None
+    is_trained: bool = False
     results: dict[str, float] | None = None
     checkpoint: str | None = None
     callbacks: list[TrainerCallback] = dataclasses.field(default_factory=list)
@@ -91,11 +96,13 @@ class Run:
             raise InputError(f"{self.folder}: another run has begun in it meanwhile; repeat the command")
         if self.is_replaced:
             clear(self.folder, keep=self.checkpoint)
+        if self.is_trained:
+            return
         for checkpoint in own_checkpoints(self.folder):
             if not (checkpoint / COMPLETE).exists():
                 log.info("%s: was not written to the end and is removed.", checkpoint)
                 shutil.rmtree(checkpoint)
-        write_atomically(self.folder / RUN_FILE, json.dumps(self.record, indent=2, default=str))
+        write_record(self)
 
 
 def open_run(
@@ -127,17 +134,18 @@ def open_run(
         "total_batch_size": total_batch_size(training_args),
         "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    run = Run(folder, record, datasets)
+    run = Run(folder, record, args.model_name_or_path, datasets)
     run.callbacks = [TakeFolder(run), run.stopwatch, CompleteCheckpoints(limit), StopOnSignal()]
     if is_main_process():
         look_into(run, args, training_args)
-    run.results, run.checkpoint = from_main_process((run.results, run.checkpoint))
+    run.results, run.checkpoint, run.is_trained = from_main_process((run.results, run.checkpoint, run.is_trained))
+    run.model = str(folder) if run.is_trained else run.model
     training_args.resume_from_checkpoint = run.checkpoint
     return run
 
 
 def look_into(run: Run, args: Any, training_args: TrainingArguments) -> None:
-    """Compare the folder's record with this run's, and set `results`, `checkpoint` or `is_replaced`."""
+    """Compare the folder's record with this run's, and set `results`, `is_trained`, `checkpoint` or `is_replaced`."""
     folder, identity = run.folder, run.record["identity"]
     overwrite = getattr(args, "overwrite", False)
     resume = training_args.resume_from_checkpoint
@@ -159,7 +167,7 @@ def look_into(run: Run, args: Any, training_args: TrainingArguments) -> None:
             )
     elif old["identity"] != identity:
         # A run that stopped before its first checkpoint has nothing to lose.
-        if not overwrite and (old["status"] == "finished" or own_checkpoints(folder)):
+        if not overwrite and (old["status"] != "running" or own_checkpoints(folder)):
             raise InputError(
                 f"{folder}: holds another run ({differences(old['identity'], identity)}); "
                 "choose another --output_dir, or replace it with --overwrite true"
@@ -170,8 +178,12 @@ def look_into(run: Run, args: Any, training_args: TrainingArguments) -> None:
         overall = [f"{name} {score:.4f}" for name, score in run.results.items() if name.islower()]
         log.info("%s: this run is finished (--overwrite true repeats it): %s.", folder, ", ".join(overall))
         return
-    elif old["status"] == "finished" or str(resume).lower() == "false":
+    elif old["status"] == "finished" or overwrite or str(resume).lower() == "false":
         run.is_replaced = True
+    elif old["status"] == "trained":
+        run.record, run.is_trained = old, True
+        log.info("%s: this run is trained and was not scored to the end; it is scored again.", folder)
+        return
     model = Path(args.model_name_or_path).resolve()
     if run.is_replaced and folder.resolve() in (model, *model.parents):
         raise InputError(f"{folder}: holds the model that this run starts from; choose another --output_dir")
@@ -207,38 +219,64 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     return ", ".join(f"{key}: {old.get(key)} there, {new.get(key)} here" for key in keys)
 
 
+def save_model(run: Run, trainer: Any) -> None:
+    """Put the trained model in place, whole or not at all, before anything is scored: no fault there loses it."""
+    staging, args = run.folder / STAGING, trainer.args
+    push, args.push_to_hub = args.push_to_hub, False  # save_model would upload what lies in the folder now
+    trainer.save_model(str(staging))
+    args.push_to_hub = push
+    if is_main_process():
+        # A pickle that nothing here reads; run.json holds the same arguments as text.
+        (staging / "training_args.bin").unlink(missing_ok=True)
+        for path in staging.iterdir():
+            os.replace(path, run.folder / path.name)
+        staging.rmdir()
+        trainer.state.save_to_json(str(run.folder / "trainer_state.json"))
+        run.record |= {"status": "trained", "hub_model_id": trainer.hub_model_id, **speed(run.stopwatch, trainer)}
+        write_record(run)
+
+
 def finish_run(run: Run, trainer: Any, results: dict[str, float], facts: dict[str, dict[str, Any]]) -> None:
-    """Put the model, `all_results.json` and the finished `run.json` in place; each appears whole or not at all.
+    """Put `all_results.json`, the config with what was chosen on validation, and the finished `run.json` in place.
 
     Args:
+        results: the scores; numpy's numbers become Python's.
         facts: of each split, as `describe` of the task's module gives them; kept for the report.
     """
-    args, config = trainer.args, trainer.model.config
     run.take()
-    if args.do_train:
-        staging = run.folder / STAGING
-        push, args.push_to_hub = args.push_to_hub, False  # save_model would upload what lies in the folder now
-        trainer.save_model(str(staging))
-        args.push_to_hub = push
-        if is_main_process():
-            # A pickle that nothing here reads; run.json holds the same arguments as text.
-            (staging / "training_args.bin").unlink(missing_ok=True)
-            for path in staging.iterdir():
-                os.replace(path, run.folder / path.name)
-            staging.rmdir()
-    if is_main_process():
-        write_atomically(run.folder / RESULTS_FILE, json.dumps(results, indent=2))
-        if args.do_train:
-            trainer.state.save_to_json(str(run.folder / "trainer_state.json"))
-        run.record |= {"status": "finished", **speed(run, trainer), "results": results}
-        run.record["hub_model_id"] = trainer.hub_model_id
-        run.record["data"] = {
-            "max_seq_length": (getattr(config, "windows", None) or {}).get("max_seq_length"),
-            "labels": list(config.id2label.values()) if config.problem_type == "single_label_classification" else None,
-            "splits": facts,
-        }
-        write_atomically(run.folder / RUN_FILE, json.dumps(run.record, indent=2, default=str))
-        release(run.folder, run.lock)
+    if not is_main_process():
+        return
+    config = trainer.model.config
+    if trainer.args.do_train:
+        write_atomically(run.folder / "config.json", config.to_json_string())
+    write_atomically(run.folder / RESULTS_FILE, json.dumps(results, indent=2, default=float))
+    watch = run.stopwatch
+    seconds = run.record.get("seconds", {})
+    seconds["evaluation"] = round(seconds.get("evaluation", 0.0) + time.time() - (watch.train_ended or watch.began), 1)
+    seconds["total"] = round(sum(seconds.values()), 1)
+    log.info("Seconds: %s.", ", ".join(f"{name} {value:.0f}" for name, value in seconds.items() if name != "total"))
+    run.record |= {"status": "finished", "seconds": seconds, "results": json.loads(json.dumps(results, default=float))}
+    run.record["data"] = {
+        "max_seq_length": (getattr(config, "recipe", None) or {}).get("max_seq_length"),
+        "labels": list(config.id2label.values()) if config.problem_type == "single_label_classification" else None,
+        "splits": facts,
+    }
+    write_record(run)
+    release(run.folder, run.lock)
+
+
+def write_record(run: Run) -> None:
+    write_atomically(run.folder / RUN_FILE, json.dumps(run.record, indent=2, default=str))
+
+
+def command_line(module: str, *arguments: Any) -> str:
+    """A command of this repository to be pasted into the shell, with the interpreter that runs now."""
+    python = sys.executable
+    if shutil.which("python") == python:
+        python = "python"
+    elif Path(python).is_relative_to(Path.cwd()):
+        python = str(Path(python).relative_to(Path.cwd()))
+    return shlex.join([python, "-m", module, *map(str, arguments)])
 
 
 def push_to_hub(folder: Path, trainer: Any) -> None:
@@ -269,26 +307,19 @@ def push_to_hub(folder: Path, trainer: Any) -> None:
     log.info("Uploaded: %s", place)
 
 
-def speed(run: Run, trainer: Any) -> dict[str, Any]:
-    """Where the time went: seconds of set-up (from the start of the process), training and evaluation; and of the
-    training useful tokens per second, padding not counted."""
-    watch, state = run.stopwatch, trainer.state
-    total = round(time.time() - watch.process_started, 1)
-    if watch.train_began is None:
-        return {"seconds": {"total": total}}
-    evaluated = sum(row["eval_runtime"] for row in state.log_history[watch.logged_before :] if "eval_runtime" in row)
-    parts = {
-        "set-up": watch.train_began - watch.process_started,
-        "training": watch.train_ended - watch.train_began - evaluated,
-        "evaluation": time.time() - watch.train_ended + evaluated,
+def speed(watch: "Stopwatch", trainer: Any) -> dict[str, Any]:
+    """Where the time until the end of training went, in seconds: set-up (from the start of the process), training, and
+    evaluation within it; and useful tokens a second of the training, padding not counted."""
+    history = trainer.state.log_history[watch.logged_before :]
+    evaluated = sum(row["eval_runtime"] for row in history if "eval_runtime" in row)
+    trained = watch.train_ended - watch.train_began - evaluated
+    tokens_per_second = round(trainer.useful_tokens / trained, 1)
+    log.info("Training: %.0f useful tokens a second.", tokens_per_second)
+    seconds = {"set-up": watch.train_began - watch.began, "training": trained, "evaluation": evaluated}
+    return {
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "useful_tokens_per_second": tokens_per_second,
     }
-    tokens_per_second = round(trainer.useful_tokens / parts["training"], 1)
-    log.info(
-        "Seconds: set-up %.0f, training %.0f, evaluation %.0f. Training: %.0f useful tokens a second.",
-        *(*parts.values(), tokens_per_second),
-    )
-    seconds = {**{name: round(value, 1) for name, value in parts.items()}, "total": total}
-    return {"seconds": seconds, "useful_tokens_per_second": tokens_per_second}
 
 
 # Files
@@ -398,18 +429,18 @@ class TakeFolder(TrainerCallback):
 
 
 class Stopwatch(TrainerCallback):
-    """When the process and its training began and ended, in seconds since the epoch, and at which step."""
+    """When the process and its training began and ended, in seconds since the epoch."""
 
     def __init__(self) -> None:
         import psutil
 
-        self.process_started = psutil.Process().create_time()
+        self.began = psutil.Process().create_time()
         self.train_began: float | None = None
-        self.train_ended = self.process_started
-        self.first_step = self.logged_before = 0
+        self.train_ended: float | None = None
+        self.logged_before = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.train_began, self.first_step, self.logged_before = time.time(), state.global_step, len(state.log_history)
+        self.train_began, self.logged_before = time.time(), len(state.log_history)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.train_ended = time.time()

@@ -9,7 +9,7 @@ import numpy as np
 
 from common.data import Source, column, columns, facts_of, histogram, repetitions, source_name
 from common.errors import InputError
-from common.metrics import label_scores, table
+from common.metrics import label_scores, score_line, split_of, table
 
 log = logging.getLogger("recipes")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "sentiment", "score", "target")
@@ -26,50 +26,57 @@ NO_TEXT = {"id", "idx", "index", "guid", *LABEL_COLUMNS}
 
 
 def find_columns(
-    source: "Source", texts: int, text_columns: Sequence[str] | None, label_column: str | None
+    sources: dict[str, Source], count: int, text_columns: Sequence[str] | None, label_column: str | None
 ) -> tuple[tuple[str, ...], str | None]:
-    """The names of the text columns and of the label column, from the first row; inferred ones are printed.
+    """The names of the text columns, which all splits must have, and of the label column, which a split may lack; from
+    the first row of the first split. Inferred ones are printed.
 
     Args:
-        texts: 1 or 2.
+        count: of texts in a row, 1 or 2.
         text_columns, label_column: what the user or the task says; None infers.
 
     Raises:
         InputError: a column is missing, or what is meant cannot be told; with the columns that are there.
     """
-    _, row = next(source.rows(), (None, None))
-    if row is None:
-        raise InputError(f"{source.name}: holds no rows; check the file and its format")
-    found, inferred = tuple(text_columns or ()), []
-    if not found:
-        known = [names for names in (ONE_TEXT if texts == 1 else TWO_TEXTS) if all(name in row for name in names)]
+    first_rows = {source.name: next(source.rows(), (None, None))[1] for source in sources.values()}
+    for name, row in first_rows.items():
+        if row is None:
+            raise InputError(f"{name}: holds no rows; check the file and its format")
+    name, row = next(iter(first_rows.items()))
+    texts, inferred = tuple(text_columns or ()), []
+    if not texts:
+        known = [names for names in (ONE_TEXT if count == 1 else TWO_TEXTS) if all(name in row for name in names)]
         others = tuple(name for name, value in row.items() if name not in NO_TEXT and isinstance(value, str))
-        found = known[0] if len(known) == 1 else others if not known and len(others) == texts else ()
-        if not found:
+        texts = known[0] if len(known) == 1 else others if not known and len(others) == count else ()
+        if not texts:
             raise InputError(
-                f"{source.name}: cannot tell which of its columns ({', '.join(row)}) hold the {texts} "
-                f"text{'s' * (texts > 1)} of a row; name {'them' if texts > 1 else 'it'} with --text_columns"
+                f"{name}: cannot tell which of its columns ({', '.join(row)}) hold the {count} "
+                f"text{'s' * (count > 1)} of a row; name {'them' if count > 1 else 'it'} with --text_columns"
             )
-        inferred.append(f"text {' and '.join(found)}")
-    missing = [name for name in found if name not in row]
-    if missing or len(found) != texts:
-        raise InputError(
-            f"{source.name}: needs {texts} text column{'s' * (texts > 1)}, {' and '.join(found)}; "
-            f"it has {', '.join(row)}; name them with --text_columns"
-        )
-    label = label_column
-    if label is None:
-        candidates = [name for name in LABEL_COLUMNS if name in row and name not in found]
+        inferred.append(f"text {' and '.join(texts)}")
+    if len(texts) != count:
+        other = "; recipes.nli is the recipe for two" if count == 1 else "; recipes.text_classification reads one"
+        raise InputError(f"--text_columns {' '.join(texts)}: this recipe reads {count} text{'s' * (count > 1)}{other}")
+    if label_column is None:
+        candidates = [column for column in LABEL_COLUMNS if column in row and column not in texts]
         if len(candidates) > 1:
-            raise InputError(f"{source.name}: has columns {' and '.join(candidates)}; name one with --label_column")
-        label = candidates[0] if candidates else None
-        if label:
-            inferred.append(f"label {label}")
-    elif label not in row:
-        label = None
+            raise InputError(f"{name}: has columns {' and '.join(candidates)}; name one with --label_column")
+        label_column = candidates[0] if candidates else None
+        if label_column:
+            inferred.append(f"label {label_column}")
     if inferred:
-        log.info("%s: columns %s.", source.name, ", ".join(inferred))
-    return found, label
+        log.info("%s: columns %s.", name, ", ".join(inferred))
+    for name, row in first_rows.items():
+        missing = [column for column in texts if column not in row]
+        if missing:
+            raise InputError(
+                f"{name}: has no column {missing[0]}, only {', '.join(row)}; rename it, or name the columns of all "
+                "files with --text_columns"
+            )
+        others = [column for column in LABEL_COLUMNS if column in row and column not in texts]
+        if label_column is not None and label_column not in row and others:
+            raise InputError(f"{name}: has no column {label_column}, but {others[0]}; give all files the same names")
+    return texts, label_column
 
 
 def labelled_texts(
@@ -82,7 +89,7 @@ def labelled_texts(
     """Rows -> {"text", "text_pair" or None, "label" as text or None, "place", "note"}.
 
     Args:
-        label_column: None for rows without labels.
+        label_column: None, or one that the first row lacks, for rows without labels.
         names: the task's label names; labels may then be these or integers that index them.
         is_task: the rows are GLUE's, where the label -1 means that it is withheld.
 
@@ -90,7 +97,8 @@ def labelled_texts(
         InputError: a text or a label that is none, or a label that the task does not know.
     """
     first_kind = None
-    for place, row in source.rows():
+    for number, (place, row) in enumerate(source.rows()):
+        label_column = label_column if number or label_column in row else None
         where = f"{source.name}, {place}"
         texts = []
         for name in text_columns:
@@ -371,26 +379,29 @@ def describe(datasets: Any, features: Any, label_list: Sequence[str] | None) -> 
 
 
 def show_labels(
-    split: str, datasets: Any, logits: Any, label_list: Sequence[str] | None, metrics: Sequence[str]
+    split: str, datasets: Any, logits: Any, label_list: Sequence[str] | None, scores: dict[str, float]
 ) -> None:
-    """Scores per class, and beside the score what always answering the commonest label of train would score."""
-    if datasets[split][0]["label"] is None:
-        return
+    """Scores per class and overall, and beside them what always answering the commonest label of train would score.
+
+    Args:
+        scores: all that the run reports of the split; none where it has no labels.
+    """
     gold = datasets[split]["label"][:]
+    if gold[0] is None:
+        return
     if label_list is None:
-        scores = label_scores(logits, [float(label) for label in gold], None)
-        log.info("\n%s (%d rows): %s", split, len(gold), ", ".join(f"{name} {scores[name]:.4f}" for name in metrics))
+        log.info("\n%s (%d rows): %s.", split, len(gold), score_line(scores))
         return
     ids = [label_list.index(label) for label in gold]
-    scores = label_scores(logits, ids, label_list)
+    classes = label_scores(logits, ids, label_list)["classes"]
     columns = ("precision", "recall", "f1")
-    rows = [[label_list[i], *(row[c] for c in columns), int(row["support"])] for i, row in scores["classes"].items()]
+    rows = [[label_list[i], *(row[c] for c in columns), int(row["support"])] for i, row in classes.items()]
     log.info("\n%s (%d rows)\n%s", split, len(gold), table(["class", *columns, "support"], rows))
-    log.info("%s: %s.", split, ", ".join(f"{name} {scores[name]:.4f}" for name in metrics))
+    log.info("%s: %s.", split, score_line(scores))
     if "train" in datasets:
         commonest = Counter(column(datasets["train"], "label")).most_common(1)[0][0]
         always = np.zeros_like(logits)
         always[:, label_list.index(commonest)] = 1
         baseline = label_scores(always, ids, label_list)
-        figures = ", ".join(f"{name} {baseline[name]:.4f}" for name in metrics)
-        log.info("Always answering %s (trivial baseline): %s.", commonest, figures)
+        known = [name for name in map(lambda key: split_of(key)[1], scores) if name in baseline]
+        log.info("Always answering %s (trivial baseline): %s.", commonest, score_line(baseline, known))

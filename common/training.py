@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
-from transformers import AutoModelForQuestionAnswering, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import seed_worker
 
 from common.errors import InputError, hub_errors, told_by_main_process
@@ -142,6 +143,9 @@ class RecipeTrainer(Trainer):
     """`Trainer` whose several processes share the batches of one, whose numbers stay finite, and with one line where
     memory runs out or the disk is full.
 
+    Args:
+        flags: the recipe's own arguments, for early stopping, and to warn of those that the loss does not follow.
+
     Attributes:
         useful_tokens: tokens trained on in this process since it started, padding not counted; after `train` those of
             all processes.
@@ -149,9 +153,20 @@ class RecipeTrainer(Trainer):
 
     useful_tokens: torch.Tensor | int = 0
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, flags: Any = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.add_callback(FiniteNumbers())
+        if self.args.disable_tqdm:
+            self.remove_callback(transformers.PrinterCallback)
+            self.add_callback(LogLines())
+        patience = getattr(flags, "early_stopping_patience", None)
+        if patience is not None:
+            self.add_callback(transformers.EarlyStoppingCallback(early_stopping_patience=patience))
+        wanted = {"class_weights": getattr(flags, "class_weights", None)}
+        wanted["label_smoothing_factor"] = self.args.label_smoothing_factor
+        for name, value in wanted.items():
+            if value and name not in getattr(self.compute_loss_func, "follows", ()):
+                log.warning("Warning: --%s %s has no effect: the loss of this recipe does not follow it.", name, value)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         # Upstream all processes have one seed, and draw the same dropout masks for different examples.
@@ -327,6 +342,22 @@ class FiniteNumbers(TrainerCallback):
             raise not_finite(f"loss or gradient was NaN or infinite {steps}", args)
 
 
+class LogLines(TrainerCallback):
+    """What the Trainer logs, a line each with the time left, where there is no progress bar; the stock callback prints
+    dictionaries whose numbers are text."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began, self.first_step = time.monotonic(), state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        numbers = {name: value for name, value in logs.items() if name not in ("epoch", "total_flos")}
+        line = ", ".join(f"{name} {float(value):.4g}" for name, value in numbers.items())
+        done, left = state.global_step - getattr(self, "first_step", 0), state.max_steps - state.global_step
+        if done and left:
+            line += f"; about {left * (time.monotonic() - self.began) / done / 60:.1f} min left"
+        log.info("Step %d of %d: %s", state.global_step, state.max_steps, line)
+
+
 def not_finite(what: str, args: TrainingArguments, learning_rate: float | None = None) -> InputError:
     remedies = ["a lower --learning_rate", "--warmup_steps 0.06"]
     remedies += ["--fp16 false"] if args.fp16 else ["--bf16 false"] if args.bf16 else []
@@ -348,11 +379,6 @@ def full_disk_in_one_line(folder: Path) -> Iterator[None]:
         if "No space left" not in str(error) and shutil.disk_usage(place).free > 2**20:
             raise
         raise InputError(f"{folder}: no space left on the device; free some and repeat the command") from error
-
-
-def early_stopping(patience: int | None) -> list[Any]:
-    """The callback for `--early_stopping_patience`, in evaluations without a better score; none where it is None."""
-    return [] if patience is None else [transformers.EarlyStoppingCallback(early_stopping_patience=patience)]
 
 
 def total_batch_size(training_args: TrainingArguments) -> int:
@@ -385,6 +411,7 @@ def cross_entropy_loss(class_weights: torch.Tensor | None = None, label_smoothin
         count = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
         return total / torch.as_tensor(count, device=total.device).clamp(min=1)
 
+    compute_loss.follows = ("class_weights", "label_smoothing_factor")
     return compute_loss
 
 
@@ -435,8 +462,12 @@ def balanced_class_weights(asked: str | None, features: Any, label_list: Sequenc
         return None
     if asked != "balanced" or label_list is None:
         raise InputError(f"--class_weights {asked}: must be balanced, and labels must be classes")
-    counts = torch.bincount(torch.tensor(features["train"]["labels"][:]), minlength=len(label_list))
-    weights = counts.sum() / (len(label_list) * counts.clamp(min=1))
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = np.asarray(features["train"]["labels"][:])
+    present = np.unique(labels)  # scikit-learn wants each class to occur
+    weights = torch.ones(len(label_list))
+    weights[present] = torch.tensor(compute_class_weight("balanced", classes=present, y=labels), dtype=torch.float)
     log.info("Class weights: %s.", ", ".join(f"{n} {w:.3f}" for n, w in zip(label_list, weights, strict=True)))
     return weights
 
@@ -460,30 +491,22 @@ def head_config(label_list: Sequence[str] | None) -> dict[str, Any]:
     }
 
 
-def load_model(auto_class: Any, args: Any, training_args: TrainingArguments, **config: Any) -> Any:
-    """`auto_class.from_pretrained` with fp32 weights from safetensors alone, or the one-line error.
+def load_model(model_class: Any, name: str, args: Any, training_args: TrainingArguments, **config: Any) -> Any:
+    """A model with fp32 weights from safetensors alone, its encoder packed where that is possible, or the one-line
+    error.
 
     Args:
-        args: a recipe's arguments; `model_name_or_path`, `attn_implementation` and `packing` are read.
+        model_class: one of transformers' Auto classes, or a class of your own.
+        name: on the Hub, or a local folder.
+        args: a recipe's arguments; `attn_implementation` and `packing` are read.
         config: entries of the model's config, for instance `id2label`.
 
     Raises:
         InputError: no such model, weights in pickle only, a head of another shape, or an encoder without weights.
     """
-    name = args.model_name_or_path
-    if os.path.isdir(name) and not any(Path(name).glob("*.safetensors")):
-        raise InputError(f"{name}: holds no *.safetensors weights, and pickled ones are not read; convert them first")
     is_packed = resolve_packing(args, training_args)
     attention, reason = choose_attention(training_args, args.attn_implementation)
-    with hub_errors("model", name):
-        model, report = auto_class.from_pretrained(
-            name,
-            dtype=torch.float32,
-            use_safetensors=True,
-            attn_implementation=attention,
-            output_loading_info=True,
-            **config,
-        )
+    model, missing = read_weights(model_class, name, attn_implementation=attention, **config)
     if is_packed and pack(model):
         log.info("Packing: the encoder computes no padding (--packing false: it does).")
     else:
@@ -491,28 +514,45 @@ def load_model(auto_class: Any, args: Any, training_args: TrainingArguments, **c
         if is_packed:
             log.info("Packing: not possible for %s; batches are padded to their longest row.", model.config.model_type)
     replace_dropout(model)
-    if auto_class is AutoModelForQuestionAnswering:
-        model.register_forward_hook(ignore_padding, with_kwargs=True)
+    model.register_forward_hook(ignore_padding, with_kwargs=True)
     # A new head is what fine-tuning starts from; an encoder that silently stays random is not.
-    missing = [key for key in report["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")]
-    missing = [key for key in missing if ".pooler." not in key]
+    refuse_missing(name, [key for key in missing if key.startswith(f"{model.base_model_prefix}.")])
+    if not training_args.do_train:
+        refuse_missing(name, missing)
+    if missing:
+        log.info("New, to be trained: %s.", ", ".join(missing))
+    return model
+
+
+def read_weights(model_class: Any, name: str, **options: Any) -> tuple[Any, list[str]]:
+    """A model in fp32, and the parameters that its file lacks; a pooler is not missed, for no head but its own needs it
+    trained."""
+    if os.path.isdir(name) and not any(Path(name).glob("*.safetensors")):
+        raise InputError(f"{name}: holds no *.safetensors weights, and pickled ones are not read; convert them first")
+    with hub_errors("model", name):
+        model, report = model_class.from_pretrained(
+            name, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+        )
+    return model, sorted(key for key in report["missing_keys"] if ".pooler." not in key)
+
+
+def refuse_missing(name: str, missing: Sequence[str]) -> None:
     if missing:
         raise InputError(
             f"{name}: its weights lack {missing[0]} and {len(missing) - 1} more; is it this kind of model?"
         )
-    if report["missing_keys"]:
-        log.info("New, to be trained: %s.", ", ".join(sorted(report["missing_keys"])))
-    return model
 
 
 def ignore_padding(model: nn.Module, args: Any, inputs: dict[str, torch.Tensor], outputs: Any) -> None:
-    """A forward hook for question answering: no answer begins or ends in padding.
+    """A forward hook: where a model marks spans, none begins or ends in padding.
 
     The models leave those positions in the softmax, and a window's loss then depends on the longest in its batch.
     """
-    padding = inputs["attention_mask"] == 0
     for name in ("start_logits", "end_logits"):
-        outputs[name] = outputs[name].masked_fill(padding, torch.finfo(outputs[name].dtype).min)
+        if name in outputs:
+            outputs[name] = outputs[name].masked_fill(
+                inputs["attention_mask"] == 0, torch.finfo(outputs[name].dtype).min
+            )
 
 
 def model_label_list(name: str, labels: Sequence[str], is_trained: bool) -> list[str] | None:
@@ -580,7 +620,7 @@ def freeze(model: Any, what: str | None) -> None:
     log.info("Trained parameters: %.1f of %.1f million (%.1f %%).", trained / 1e6, total / 1e6, 100 * trained / total)
 
 
-def compute_logits(auto_class: Any, name: str, features: dict[str, list], collator: Any, batch_size: int) -> list[Any]:
+def compute_logits(model_class: Any, name: str, features: dict[str, list], collator: Any, batch_size: int) -> list[Any]:
     """The logits of each row of `features` in the order given.
 
     Args:
@@ -598,8 +638,8 @@ def compute_logits(auto_class: Any, name: str, features: dict[str, list], collat
 
     transformers.utils.logging.disable_progress_bar()  # its bar for reading weights takes less than a second
     accelerator = Accelerator()
-    with hub_errors("model", name):
-        model = auto_class.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+    model, missing = read_weights(model_class, name)
+    refuse_missing(name, missing)
     if accelerator.device.type == "cpu":
         pack(model)
     model = accelerator.prepare_model(model.eval(), evaluation_mode=True)
@@ -657,20 +697,39 @@ def load_tokenizer(name: str, is_split_into_words: bool = False) -> Any:
     return tokenizer
 
 
+def recipe_settings(config: Any) -> dict[str, Any]:
+    """What a recipe wrote into its model's config for whoever predicts with it, `recipe`; of a model that is older than
+    this key, the entries that stood there one by one.
+
+    >>> recipe_settings(transformers.BertConfig(windows={"max_seq_length": 128}, texts_per_row=2))
+    {'max_seq_length': 128, 'text_columns': ['text', 'text_pair']}
+    """
+    settings = getattr(config, "recipe", None)
+    if settings:
+        return dict(settings)
+    settings = {**(getattr(config, "windows", None) or {}), **(getattr(config, "answer_limits", None) or {})}
+    for name in ("version_2_with_negative", "null_threshold"):
+        if hasattr(config, name):
+            settings[name] = getattr(config, name)
+    if hasattr(config, "texts_per_row"):
+        settings["text_columns"] = ["text", "text_pair"][: config.texts_per_row]
+    return settings
+
+
 def resolve_lengths(
     tokenizer: Any, config: Any, max_seq_length: int | None, doc_stride: int | None, default: int = 512, parts: int = 4
 ) -> tuple[int, int]:
     """The window length and the overlap of windows, both in word pieces and within what the model can read.
 
     Args:
-        config: the model's; `windows` in it is what a recipe trained with, goes before the defaults and is set here.
+        config: the model's; what a recipe trained with goes before the defaults.
         max_seq_length: special tokens included; None takes `default`, or the model's own limit where that is less.
         doc_stride: pieces that two windows share; None takes one of so many `parts` of the window.
 
     Raises:
         InputError: a length beyond the model's limit, or windows that could not move on.
     """
-    trained = getattr(config, "windows", None) or {}
+    trained = recipe_settings(config)
     # Models without position embeddings say nothing; tokenizers without a limit say 1e30.
     positions = getattr(config, "max_position_embeddings", None) or 10**9
     # RoBERTa's positions start after the padding index: 514 embeddings read 512 pieces.
@@ -689,6 +748,4 @@ def resolve_lengths(
         raise InputError(f"--max_seq_length {length}: leaves no room for a word beside the special tokens")
     if not 0 <= stride < room:
         raise InputError(f"--doc_stride {stride}: must lie between 0 and {room - 1} with --max_seq_length {length}")
-    # Saved with the model, so that whoever predicts with it cuts windows as the evaluation did.
-    config.windows = {"max_seq_length": length, "doc_stride": stride}
     return length, stride

@@ -26,6 +26,7 @@ import numpy as np
 from common.data import read_rows
 from common.errors import InputError, OneLineParser, run_as_command
 from common.metrics import table
+from recipes.tools.baselines import load_baselines, published
 from recipes.tools.compare import row_scores, rows_with_gold
 from recipes.tools.glue_files import OFFICIAL, SUBMISSION, convert_official, is_official, write_submission
 from recipes.tools.statistics import RowScore, bootstrap_interval, mean_score
@@ -42,7 +43,6 @@ TASKS = {
     "rte": ("nli", ("accuracy",), (2490, 277)),
     "wnli": ("nli", ("accuracy",), (635, 71)),
 }
-BASELINES = Path(__file__).parent / "tools" / "baselines.json"
 PROBE_STEPS = 20
 Run = tuple[str, str | None, int]  # task, learning rate as given, seed
 
@@ -247,27 +247,6 @@ def interval(metric: str, runs: list[dict[str, RowScore]]) -> tuple[float, float
     for MNLI's mismatched half, which `predictions.jsonl` does not hold."""
     scores = [scores.get(metric.removeprefix("matched_")) for scores in runs]
     return None if None in scores else bootstrap_interval(mean_score(scores))
-
-
-def load_baselines() -> list[dict]:
-    """
-    Raises:
-        InputError: a row without source or split.
-    """
-    rows = json.loads(BASELINES.read_text(encoding="utf-8"))
-    for row in rows:
-        if not row.get("source") or row.get("split") not in ("dev", "test"):
-            raise InputError(
-                f"{BASELINES}: {row.get('model')}: every row needs a source, and a split that is dev or test"
-            )
-    return rows
-
-
-def published(baselines: list[dict], model: str, task: str, split: str) -> dict | None:
-    """The baseline of the same model if there is one, else the first with the task."""
-    rows = [row for row in baselines if row["split"] == split and task in row["scores"]]
-    same = [row for row in rows if row["model"] == Path(model).name]
-    return next(iter(same + rows), None)
 
 
 def summarize(

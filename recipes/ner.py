@@ -13,6 +13,7 @@ Score and time to expect: README.md, Results.
 import json
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 from datasets import DatasetDict, Features, List, Value
 from transformers import (
@@ -71,16 +72,16 @@ FEATURES = Features(
 def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[DatasetDict, list[str]]:
     """Splits of sentences with BIO tags, and the label names of the training data (of all data when not training)."""
     columns = dict(tokens_column=args.tokens_column, tags_column=args.tags_column, label_list=args.label_list)
-    datasets = data.load_splits(args, training_args, words.tagged_sentences, FEATURES, lambda source: columns)
+    sources = data.find_sources(args, training_args)
+    datasets = data.load_splits(sources, words.tagged_sentences, FEATURES, **columns)
     if training_args.do_train and training_args.do_eval and "validation" not in datasets:
         datasets |= data.hold_out(datasets["train"], training_args.seed, **words.sentence_groups(datasets["train"]))
     label_list = words.bio_label_list(words.entity_types(datasets))
     return data.take_rows(datasets, args), label_list
 
 
-def preprocess(datasets: DatasetDict, label_list: list[str], tokenizer, config, args: Arguments) -> DatasetDict:
+def preprocess(datasets: DatasetDict, label_list: list[str], tokenizer, max_length: int, stride: int) -> DatasetDict:
     """Windows of word pieces in which every word has one place."""
-    max_length, stride = training.resolve_lengths(tokenizer, config, args.max_seq_length, args.doc_stride)
     features = DatasetDict()
     for split, dataset in datasets.items():
         label2id = {label: i for i, label in enumerate(label_list)} if words.has_tags(dataset) else None
@@ -99,12 +100,12 @@ def decode(predictions, features, dataset, label_list: list[str]) -> list[list[s
     )
 
 
-def build_compute_metrics(dataset, features, label_list: list[str]):
-    """Entity scores over whole sentences, as `conlleval` gives them."""
+def build_compute_metrics(dataset, features, label_list: list[str], per_type: bool = False):
+    """Entity scores over whole sentences, as `conlleval` gives them; a score that you add is reported too."""
 
-    def compute_metrics(prediction: EvalPrediction, per_type: bool = False) -> dict[str, float]:
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         predicted = decode(prediction.predictions, features, dataset, label_list)
-        return metrics.flat_scores(metrics.entity_scores(dataset["ner_tags"][:], predicted), per_type)
+        return metrics.flat_scores(metrics.score("entities", dataset["ner_tags"][:], predicted), per_type)
 
     return compute_metrics
 
@@ -123,14 +124,17 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         return run.results
 
     # 4. Tokenizer and model, which keeps the label names.
-    tokenizer = training.load_tokenizer(args.model_name_or_path, is_split_into_words=True)
-    label_list = training.model_label_list(args.model_name_or_path, label_list, is_trained=not training_args.do_train)
+    tokenizer = training.load_tokenizer(run.model, is_split_into_words=True)
+    label_list = training.model_label_list(run.model, label_list, is_trained=not training_args.do_train)
     names = dict(id2label=dict(enumerate(label_list)), label2id={label: i for i, label in enumerate(label_list)})
-    model = training.load_model(AutoModelForTokenClassification, args, training_args, **names)
+    model = training.load_model(AutoModelForTokenClassification, run.model, args, training_args, **names)
     training.freeze(model, args.freeze)
 
-    # 5. Features.
-    features = preprocess(datasets, label_list, tokenizer, model.config, args)
+    # 5. Features. What recipes/predict.py needs beside the weights stands in the config.
+    max_length, stride = training.resolve_lengths(tokenizer, model.config, args.max_seq_length, args.doc_stride)
+    settings = dict(max_seq_length=max_length, doc_stride=stride)
+    model.config.recipe = dict(module=Path(__file__).stem, task="token-classification", **settings)
+    features = preprocess(datasets, label_list, tokenizer, max_length, stride)
     facts = words.describe(datasets, features)
 
     # 6. Trainer.
@@ -146,35 +150,36 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         compute_loss_func=training.cross_entropy_loss(label_smoothing=training_args.label_smoothing_factor),
         compute_metrics=build_compute_metrics(datasets.get("validation"), features.get("validation"), label_list),
         preprocess_logits_for_metrics=training.token_predictions,
-        callbacks=run.callbacks + training.early_stopping(args.early_stopping_patience),
+        callbacks=run.callbacks,
+        flags=args,
     )
 
-    # 7. Train, from the newest complete checkpoint where there is one.
-    if training_args.do_train:
+    # 7. Train, from the newest complete checkpoint where there is one, and save the model before anything is scored.
+    if training_args.do_train and not run.is_trained:
         trainer.train(resume_from_checkpoint=run.checkpoint)
+        runs.save_model(run, trainer)
 
     # 8. Scores of the model as it is saved, and predictions: of the test split where there is one, else of validation.
-    results, trainer.compute_metrics = {}, None
+    results = {}
     for split, prefix in (("validation", "eval"), ("test", "test")):
         if split not in features:
             continue
+        trainer.compute_metrics = build_compute_metrics(datasets[split], features[split], label_list, per_type=True)
         output = trainer.predict(features[split], metric_key_prefix=prefix)
-        if words.has_tags(datasets[split]):
-            scores = build_compute_metrics(datasets[split], features[split], label_list)(output, per_type=True)
-            results |= {f"{prefix}_{name}": float(value) for name, value in scores.items()}
-            results[f"{prefix}_loss"] = output.metrics[f"{prefix}_loss"]
+        results |= metrics.reported(output.metrics)
         predicted = decode(output.predictions, features[split], datasets[split], label_list)
         words.show_entities(split, datasets[split], predicted, facts[split].get("lookup_f1"))
         sentences = words.tagged_rows(datasets[split], predicted)
         runs.write_predictions(run.file("predictions.jsonl", split), sentences, json.dumps)
         runs.write_predictions(run.file("predictions.conll", split), sentences, words.conll_block)
 
-    # 9. Save, and draw the report.
+    # 9. Finish the run, and draw the report.
     runs.finish_run(run, trainer, results, facts)
     write_report(run.folder)
     runs.push_to_hub(run.folder, trainer)
     log.info("Model and results: %s", run.folder)
-    log.info('Try it: make predict-ner MODEL=%s TEXT="Ada Lovelace worked in London."', run.folder)
+    example = ("--text", "Ada Lovelace worked in London.")
+    log.info("Try it: %s", runs.command_line("recipes.predict", "--model", run.folder, *example))
     return results
 
 

@@ -1,6 +1,7 @@
 """Answers from a trained model: text, a file or standard input -> a readable table or JSON lines.
 
-The task is read from the model's config, and its inputs are cut into windows as the evaluation cut them.
+What the model reads stands in its config, as the recipe that trained it wrote it there; inputs are cut into windows as
+the evaluation cut them.
 
     python -m recipes.predict --model runs/ner --text "Ada Lovelace worked in London."
     python -m recipes.predict --model runs/ner --file data/test.conll --json > answers.jsonl
@@ -10,6 +11,7 @@ The task is read from the model's config, and its inputs are cut into windows as
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import sys
@@ -19,6 +21,7 @@ from typing import Any
 
 from common.data import decode_lines, is_tag, read_lines, read_rows
 from common.errors import InputError, OneLineParser, go_offline_without_hub, hub_errors, run_as_command
+from recipes.tools.model_card import task_of
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -88,15 +91,35 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
 
     with hub_errors("model", args.model):
         config = AutoConfig.from_pretrained(args.model)
-    architecture = (config.architectures or [""])[0]
-    for ending, predict in TASKS.items():
-        if architecture.endswith(ending):
-            if bool(args.question) != (predict is predict_answers) and not args.file:
-                given = "--question and --context" if predict is predict_answers else "--text"
-                raise InputError(f"{args.model}: a model for another task than that; give {given}, or --file")
-            return predict(args, config, inputs)
+    predict = TASKS.get(task_of(config.to_dict()))
+    if predict is None:
+        own = (config.architectures or ["its config"])[0]
+        raise InputError(f"{args.model}: {own} names no task that can be predicted; train it first")
+    if bool(args.question) != (predict is predict_answers) and not args.file:
+        given = "--question and --context" if predict is predict_answers else "--text"
+        raise InputError(f"{args.model}: a model for another task than that; give {given}, or --file")
+    return predict(args, config, inputs)
+
+
+def model_class(name: str, config: Any, auto_class: Any) -> Any:
+    """`auto_class`, or the class that the recipe which trained the model defines: a module of this package, for nothing
+    else is ever imported because a folder says so.
+
+    Raises:
+        InputError: the class is neither transformers' nor that recipe's.
+    """
+    import transformers
+
+    own, module = (config.architectures or [""])[0], (getattr(config, "recipe", None) or {}).get("module", "")
+    if hasattr(transformers, own):
+        return auto_class
+    if module.isidentifier() and importlib.util.find_spec(f"recipes.{module}"):
+        defined = getattr(importlib.import_module(f"recipes.{module}"), own, None)
+        if isinstance(defined, type) and issubclass(defined, transformers.PreTrainedModel):
+            return defined
     raise InputError(
-        f"{args.model}: {architecture or 'its config'} names no task that can be predicted; train it first"
+        f"{name}: its class {own} is none of transformers', and recipes/{module or '?'}.py does not define it; put it "
+        "there, at the top level"
     )
 
 
@@ -135,7 +158,7 @@ def predict_tags(args: argparse.Namespace, config: Any, inputs: list[tuple[str, 
     batch = {"tokens": [row["tokens"] for row in rows]}
     features = tokenize_and_align_labels(batch, range(len(rows)), tokenizer, max_length, stride)
     logits = compute_logits(
-        AutoModelForTokenClassification,
+        model_class(args.model, config, AutoModelForTokenClassification),
         args.model,
         features,
         DataCollatorForTokenClassification(tokenizer),
@@ -187,17 +210,24 @@ def predict_labels(args: argparse.Namespace, config: Any, inputs: list[tuple[str
     from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
     from common.data import Source
-    from common.metrics import default_metrics, label_scores, table
+    from common.metrics import default_metrics, label_scores, score_line, table
     from common.texts import answers, find_columns, label_name, mean_over_windows, tokenize_texts
-    from common.training import compute_logits, load_tokenizer, model_label_list, resolve_lengths
+    from common.training import compute_logits, load_tokenizer, model_label_list, recipe_settings, resolve_lengths
 
     name = args.file or "input"
     label_list = model_label_list(args.model, [], is_trained=True)
-    texts = getattr(config, "texts_per_row", 1)
+    trained = recipe_settings(config)
+    texts = len(trained.get("text_columns", ["text"]))
     columns, label_column = ("text", "text_pair")[:texts], None
     if args.file and not is_plain_text(args.file):
         source = Source(args.file, digest="", path=args.file)
-        columns, label_column = find_columns(source, texts, args.text_columns, args.label_column)
+        known = args.text_columns
+        if not known and all(column in inputs[0][1] for column in trained.get("text_columns", ())):
+            known = trained["text_columns"]  # else they are inferred, as many
+        columns, label_column = find_columns({args.file: source}, texts, known, args.label_column)
+        if not args.text_columns and "recipe" in config.to_dict() and list(columns) != trained["text_columns"]:
+            as_trained = " and ".join(trained["text_columns"])
+            print(f"{args.file}: {' and '.join(columns)} is read for {as_trained}.", file=sys.stderr)
     rows = []
     for place, row in inputs:
         if texts == 2 and label_column is None and "\t" in str(row.get("text", "")) and "text_pair" not in row:
@@ -207,13 +237,13 @@ def predict_labels(args: argparse.Namespace, config: Any, inputs: list[tuple[str
             raise InputError(f"{name}, {place}: this model reads {what}")
         rows.append([row[column] for column in columns])
     tokenizer = load_tokenizer(args.model)
-    trained = getattr(config, "windows", None) or {}
     max_length, stride = resolve_lengths(tokenizer, config, None, trained.get("doc_stride", 0))
     pairs = [row[1] if len(row) == 2 else None for row in rows]
     batch = {"text": [row[0] for row in rows], "text_pair": pairs}
     features = tokenize_texts(batch, range(len(rows)), tokenizer, max_length, stride)
     collator = DataCollatorWithPadding(tokenizer)
-    logits = compute_logits(AutoModelForSequenceClassification, args.model, features, collator, args.batch_size)
+    model = model_class(args.model, config, AutoModelForSequenceClassification)
+    logits = compute_logits(model, args.model, features, collator, args.batch_size)
     logits = mean_over_windows(np.stack(logits), features)
     multi_label = config.problem_type == "multi_label_classification"
 
@@ -242,7 +272,7 @@ def predict_labels(args: argparse.Namespace, config: Any, inputs: list[tuple[str
         else:
             ids = [float(value) for value in gold]
         scores = label_scores(logits, ids, label_list)
-        figures = ", ".join(f"{metric} {scores[metric]:.4f}" for metric in default_metrics(label_list))
+        figures = score_line(scores, default_metrics(label_list))
         print(f"Scored against the labels of {name}: {figures}.", file=sys.stderr if args.json else sys.stdout)
     return found
 
@@ -255,7 +285,7 @@ def predict_answers(args: argparse.Namespace, config: Any, inputs: list[tuple[st
     from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
 
     from common.data import Source
-    from common.metrics import chosen_answers, question_scores, table
+    from common.metrics import chosen_answers, question_scores, score_line, table
     from common.questions import (
         choose_answers,
         padded,
@@ -264,23 +294,27 @@ def predict_answers(args: argparse.Namespace, config: Any, inputs: list[tuple[st
         tokenize_questions,
         with_probabilities,
     )
-    from common.training import compute_logits, load_tokenizer, resolve_lengths
+    from common.training import compute_logits, load_tokenizer, recipe_settings, resolve_lengths
 
     name = args.file or "input"
     rows = list(questions_and_answers(Source(name, digest="", given=inputs)))
-    version_2 = getattr(config, "version_2_with_negative", False)
-    threshold = getattr(config, "null_threshold", 0.0) if version_2 else None
+    trained = recipe_settings(config)
+    version_2 = trained.get("version_2_with_negative", False)
+    threshold = trained.get("null_threshold", 0.0) if version_2 else None
 
     tokenizer = load_tokenizer(args.model)
     max_length, stride = resolve_lengths(tokenizer, config, None, None, default=384, parts=3)
     batch = {column: [row[column] for row in rows] for column in ("question", "context")}
     features = tokenize_questions(batch, range(len(rows)), tokenizer, max_length, stride)
     logits = compute_logits(
-        AutoModelForQuestionAnswering, args.model, features, DataCollatorWithPadding(tokenizer), args.batch_size
+        model_class(args.model, config, AutoModelForQuestionAnswering),
+        args.model,
+        features,
+        DataCollatorWithPadding(tokenizer),
+        args.batch_size,
     )
     starts, ends = (padded([window[:, i] for window in logits]) for i in (0, 1))
-    resolve_answer_limits(args, config)
-    found = choose_answers(starts, ends, features, batch["context"], args.n_best_size, args.max_answer_length)
+    found = choose_answers(starts, ends, features, batch["context"], **resolve_answer_limits(trained))
     answers = []
     for row, of_row, text in zip(rows, found, chosen_answers(found, threshold), strict=True):
         candidates = with_probabilities(of_row, version_2)
@@ -303,15 +337,15 @@ def predict_answers(args: argparse.Namespace, config: Any, inputs: list[tuple[st
     golds = [row["answers"] for row in rows]
     if None not in golds and any(golds) and (version_2 or all(golds)):
         scores = question_scores(found, golds, version_2, threshold)
-        figures = ", ".join(f"{metric} {score:.2f}" for metric, score in scores.items())
+        figures = score_line(scores)
         print(f"Scored against the answers of {name}: {figures}.", file=sys.stderr if args.json else sys.stdout)
     return answers
 
 
 TASKS = {
-    "ForTokenClassification": predict_tags,
-    "ForSequenceClassification": predict_labels,
-    "ForQuestionAnswering": predict_answers,
+    "token-classification": predict_tags,
+    "text-classification": predict_labels,
+    "question-answering": predict_answers,
 }
 
 

@@ -12,6 +12,7 @@ Score and time to expect: README.md, Results.
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 from datasets import DatasetDict, Features, List, Value
 from transformers import (
@@ -70,19 +71,15 @@ FEATURES = Features(
 
 def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[DatasetDict, bool]:
     """Splits of questions with contexts and placed answers, and whether some questions have no answer (SQuAD 2.0)."""
-    datasets = data.load_splits(args, training_args, questions.questions_and_answers, FEATURES, lambda source: {})
+    datasets = data.load_splits(data.find_sources(args, training_args), questions.questions_and_answers, FEATURES)
     datasets, version_2 = questions.checked_questions(datasets, args.version_2_with_negative)
     if training_args.do_train and training_args.do_eval and "validation" not in datasets:
         datasets |= data.hold_out(datasets["train"], training_args.seed, **questions.context_groups(datasets["train"]))
     return data.take_rows(datasets, args), version_2
 
 
-def preprocess(datasets: DatasetDict, tokenizer, config, args: Arguments) -> DatasetDict:
+def preprocess(datasets: DatasetDict, tokenizer, max_length: int, stride: int) -> DatasetDict:
     """Windows of question and context."""
-    questions.resolve_answer_limits(args, config)
-    max_length, stride = training.resolve_lengths(
-        tokenizer, config, args.max_seq_length, args.doc_stride, default=384, parts=3
-    )
     features = DatasetDict()
     for split, dataset in datasets.items():
         options = dict(
@@ -94,19 +91,18 @@ def preprocess(datasets: DatasetDict, tokenizer, config, args: Arguments) -> Dat
     return features
 
 
-def decode(predictions, features, dataset, args: Arguments) -> list[dict]:
+def decode(predictions, features, dataset, limits: dict[str, int]) -> list[dict]:
     """Start and end logits of windows -> the best spans of every question, in the order of `dataset`."""
-    return questions.choose_answers(
-        *predictions, features, dataset["context"][:], args.n_best_size, args.max_answer_length
-    )
+    return questions.choose_answers(*predictions, features, dataset["context"][:], **limits)
 
 
-def build_compute_metrics(dataset, features, args: Arguments, version_2: bool):
-    """Exact match and F1 over whole questions, as the official scorers give them."""
+def build_compute_metrics(dataset, features, limits: dict[str, int], version_2: bool, threshold: float | None = None):
+    """Exact match and F1 over whole questions, as the official scorers give them, and at a `threshold` tuned elsewhere;
+    a score that you add is reported too."""
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        found = decode(prediction.predictions, features, dataset, args)
-        return metrics.question_scores(found, dataset["answers"][:], version_2)
+        spans = decode(prediction.predictions, features, dataset, limits)
+        return metrics.question_scores(spans, dataset["answers"][:], version_2, threshold)
 
     return compute_metrics
 
@@ -125,15 +121,27 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         return run.results
 
     # 4. Tokenizer and model.
-    tokenizer = training.load_tokenizer(args.model_name_or_path)
-    model = training.load_model(AutoModelForQuestionAnswering, args, training_args)
-    if training_args.do_train:
-        model.config.version_2_with_negative, model.config.null_threshold = version_2, 0.0
-    version_2 = version_2 or getattr(model.config, "version_2_with_negative", False)
+    tokenizer = training.load_tokenizer(run.model)
+    model = training.load_model(AutoModelForQuestionAnswering, run.model, args, training_args)
     training.freeze(model, args.freeze)
 
-    # 5. Features.
-    features = preprocess(datasets, tokenizer, model.config, args)
+    # 5. Features. What recipes/predict.py needs beside the weights stands in the config.
+    max_length, stride = training.resolve_lengths(
+        tokenizer, model.config, args.max_seq_length, args.doc_stride, default=384, parts=3
+    )
+    trained = training.recipe_settings(model.config)
+    limits = questions.resolve_answer_limits(
+        trained, n_best_size=args.n_best_size, max_answer_length=args.max_answer_length
+    )
+    threshold = 0.0  # of no answer; tuned on validation below
+    if not training_args.do_train:
+        version_2 = version_2 or trained.get("version_2_with_negative", False)
+        threshold = trained.get("null_threshold", 0.0)
+    settings = dict(max_seq_length=max_length, doc_stride=stride, **limits, version_2_with_negative=version_2)
+    model.config.recipe = dict(
+        module=Path(__file__).stem, task="question-answering", **settings, null_threshold=threshold
+    )
+    features = preprocess(datasets, tokenizer, max_length, stride)
     facts = questions.describe(datasets, features)
     loss = training.span_loss(training_args.label_smoothing_factor)
 
@@ -146,39 +154,42 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         eval_dataset=features.get("validation"),
         processing_class=tokenizer,
         compute_loss_func=loss,
-        compute_metrics=build_compute_metrics(datasets.get("validation"), features.get("validation"), args, version_2),
-        callbacks=run.callbacks + training.early_stopping(args.early_stopping_patience),
+        compute_metrics=build_compute_metrics(
+            datasets.get("validation"), features.get("validation"), limits, version_2
+        ),
+        callbacks=run.callbacks,
+        flags=args,
     )
 
-    # 7. Train, from the newest complete checkpoint where there is one.
-    if training_args.do_train:
+    # 7. Train, from the newest complete checkpoint where there is one, and save the model before anything is scored.
+    if training_args.do_train and not run.is_trained:
         trainer.train(resume_from_checkpoint=run.checkpoint)
+        runs.save_model(run, trainer)
 
     # 8. Scores of the model as it is saved, and predictions: of the test split where there is one, else of validation.
-    results, trainer.compute_metrics = {}, None
+    results = {}
     for split, prefix in (("validation", "eval"), ("test", "test")):
         if split not in features:
             continue
+        # The threshold tuned on validation is kept with the model; other splits are also scored at it.
+        tuned = None if split == "validation" else model.config.recipe["null_threshold"]
+        trainer.compute_metrics = build_compute_metrics(datasets[split], features[split], limits, version_2, tuned)
         output = trainer.predict(features[split], metric_key_prefix=prefix)
-        found = decode(output.predictions, features[split], datasets[split], args)
-        if questions.has_answers(datasets[split]):
-            # The threshold tuned on validation is kept with the model; other splits are also scored at it.
-            tuned = None if split == "validation" else getattr(model.config, "null_threshold", 0.0)
-            scores = metrics.question_scores(found, datasets[split]["answers"][:], version_2, tuned)
-            if training_args.do_train and "best_threshold" in scores:
-                model.config.null_threshold = scores["best_threshold"]
-            questions.show_answers(split, datasets[split], found, scores, version_2)
-            results |= {f"{prefix}_{name}": score for name, score in scores.items()}
-            results[f"{prefix}_loss"] = output.metrics[f"{prefix}_loss"]
-        for name, (rows, form) in questions.answer_files(datasets[split], found, version_2).items():
+        results |= metrics.reported(output.metrics)
+        if training_args.do_train and split == "validation" and version_2:
+            model.config.recipe["null_threshold"] = results["eval_best_threshold"]
+        spans = decode(output.predictions, features[split], datasets[split], limits)
+        questions.show_answers(split, datasets[split], spans, metrics.reported(output.metrics), version_2)
+        for name, (rows, form) in questions.answer_files(datasets[split], spans, version_2).items():
             runs.write_predictions(run.file(name, split), rows, form)
 
-    # 9. Save, and draw the report.
+    # 9. Finish the run, and draw the report.
     runs.finish_run(run, trainer, results, facts)
     write_report(run.folder)
     runs.push_to_hub(run.folder, trainer)
     log.info("Model and results: %s", run.folder)
-    log.info('Try it: make predict-qa MODEL=%s QUESTION="Who wrote it?" CONTEXT="Mary Shelley wrote it."', run.folder)
+    example = ("--question", "Who wrote it?", "--context", "Mary Shelley wrote it.")
+    log.info("Try it: %s", runs.command_line("recipes.predict", "--model", run.folder, *example))
     return results
 
 

@@ -13,6 +13,7 @@ Score and time to expect: README.md, Results.
 import json
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 from datasets import DatasetDict, Features, Value
 from transformers import (
@@ -68,29 +69,25 @@ DEFAULTS = dict(
 FEATURES = Features({name: Value("string") for name in ("text", "text_pair", "label", "place", "note")})
 
 
-def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[DatasetDict, list[str] | None]:
-    """Splits of texts and labels, and the label names in their order, or None where a score is learnt."""
+def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[DatasetDict, list[str] | None, list[str]]:
+    """Splits of texts and labels; the label names in their order, or None where a score is learnt; the columns read."""
     columns, names, _ = TASKS.get(args.task_name, (None, None, None))
-
-    def options(source):
-        found, label = texts.find_columns(
-            source, 1, args.text_columns or columns, args.label_column or ("label" if columns else None)
-        )
-        return dict(text_columns=found, label_column=label, names=names, is_task=columns is not None)
-
-    datasets = data.load_splits(args, training_args, texts.labelled_texts, FEATURES, options)
-    label_list = texts.label_names(datasets, names, args.regression if columns is None else names is None)
+    sources = data.find_sources(args, training_args)
+    columns, label_column = texts.find_columns(
+        sources, 1, args.text_columns or columns, args.label_column or ("label" if columns else None)
+    )
+    options = dict(text_columns=columns, label_column=label_column, names=names, is_task=args.task_name is not None)
+    datasets = data.load_splits(sources, texts.labelled_texts, FEATURES, **options)
+    label_list = texts.label_names(datasets, names, args.regression if args.task_name is None else names is None)
     if training_args.do_train and training_args.do_eval and "validation" not in datasets:
         datasets |= data.hold_out(
             datasets["train"], training_args.seed, **texts.label_groups(datasets["train"], label_list is None)
         )
-    return data.take_rows(datasets, args), label_list
+    return data.take_rows(datasets, args), label_list, list(columns)
 
 
-def preprocess(datasets: DatasetDict, label_list: list[str] | None, tokenizer, config, args: Arguments) -> DatasetDict:
+def preprocess(datasets: DatasetDict, label_list: list[str] | None, tokenizer, max_length: int) -> DatasetDict:
     """Word pieces of each text, cut at `max_seq_length`."""
-    max_length, _ = training.resolve_lengths(tokenizer, config, args.max_seq_length, 0)
-    config.texts_per_row = 1  # recipes/predict.py asks for as many
     label2id = None if label_list is None else {label: i for i, label in enumerate(label_list)}
     features = DatasetDict()
     for split, dataset in datasets.items():
@@ -102,7 +99,7 @@ def preprocess(datasets: DatasetDict, label_list: list[str] | None, tokenizer, c
 
 
 def build_compute_metrics(label_list: list[str] | None, metric_names: tuple[str, ...]):
-    """The task's metrics."""
+    """The task's metrics; a score that you add is reported too."""
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         scores = metrics.label_scores(prediction.predictions, prediction.label_ids, label_list)
@@ -117,7 +114,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     set_seed(training_args.seed)
 
     # 2. Data.
-    datasets, label_list = load_datasets(args, training_args)
+    datasets, label_list, columns = load_datasets(args, training_args)
 
     # 3. The folder that this run owns: finished, to be resumed, or new.
     run = runs.open_run(__file__, argv, args, training_args, datasets)
@@ -125,18 +122,19 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         return run.results
 
     # 4. Tokenizer and model, which keeps the label names.
-    tokenizer = training.load_tokenizer(args.model_name_or_path)
+    tokenizer = training.load_tokenizer(run.model)
     if label_list is not None:
-        label_list = training.model_label_list(
-            args.model_name_or_path, label_list, is_trained=not training_args.do_train
-        )
+        label_list = training.model_label_list(run.model, label_list, is_trained=not training_args.do_train)
     model = training.load_model(
-        AutoModelForSequenceClassification, args, training_args, **training.head_config(label_list)
+        AutoModelForSequenceClassification, run.model, args, training_args, **training.head_config(label_list)
     )
     training.freeze(model, args.freeze)
 
-    # 5. Features.
-    features = preprocess(datasets, label_list, tokenizer, model.config, args)
+    # 5. Features. What recipes/predict.py needs beside the weights stands in the config.
+    max_length, _ = training.resolve_lengths(tokenizer, model.config, args.max_seq_length, 0)
+    settings = dict(text_columns=columns, max_seq_length=max_length, doc_stride=0)
+    model.config.recipe = dict(module=Path(__file__).stem, task="text-classification", **settings)
+    features = preprocess(datasets, label_list, tokenizer, max_length)
     facts = texts.describe(datasets, features, label_list)
     weights = training.balanced_class_weights(args.class_weights, features, label_list)
 
@@ -151,12 +149,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         processing_class=tokenizer,
         compute_loss_func=training.label_loss(label_list, weights, training_args.label_smoothing_factor),
         compute_metrics=build_compute_metrics(label_list, metric_names),
-        callbacks=run.callbacks + training.early_stopping(args.early_stopping_patience),
+        callbacks=run.callbacks,
+        flags=args,
     )
 
-    # 7. Train, from the newest complete checkpoint where there is one.
-    if training_args.do_train:
+    # 7. Train, from the newest complete checkpoint where there is one, and save the model before anything is scored.
+    if training_args.do_train and not run.is_trained:
         trainer.train(resume_from_checkpoint=run.checkpoint)
+        runs.save_model(run, trainer)
 
     # 8. Scores of the model as it is saved, and predictions: of the test split where there is one, else of validation.
     results = {}
@@ -164,18 +164,18 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         if split not in features:
             continue
         output = trainer.predict(features[split], metric_key_prefix=prefix)
-        scored = (*metric_names, "loss") if texts.has_labels(datasets[split]) else ()
-        results |= {f"{prefix}_{name}": output.metrics[f"{prefix}_{name}"] for name in scored}
-        texts.show_labels(split, datasets, output.predictions, label_list, metric_names)
+        results |= metrics.reported(output.metrics)
+        texts.show_labels(split, datasets, output.predictions, label_list, metrics.reported(output.metrics))
         rows = texts.predicted_rows(datasets[split], output.predictions, label_list)
         runs.write_predictions(run.file("predictions.jsonl", split), rows, json.dumps)
 
-    # 9. Save, and draw the report.
+    # 9. Finish the run, and draw the report.
     runs.finish_run(run, trainer, results, facts)
     write_report(run.folder)
     runs.push_to_hub(run.folder, trainer)
     log.info("Model and results: %s", run.folder)
-    log.info('Try it: make predict-text-classification MODEL=%s TEXT="Three weeks in and it still works."', run.folder)
+    example = ("--text", "Three weeks in and it still works.")
+    log.info("Try it: %s", runs.command_line("recipes.predict", "--model", run.folder, *example))
     return results
 
 

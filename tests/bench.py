@@ -288,6 +288,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", choices=[*CASES], default=[*CASES])
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with real data")
     parser.add_argument("--model", default="models/all-MiniLM-L6-v2", help="checkpoint that all arms start from")
+    parser.add_argument("--arms", nargs="+", help='some of them: --arms A B "A, packed"')
     parser.add_argument("--full", action="store_true", help="whole runs of A and B")
     parser.add_argument(
         "--gpu", action="store_true", help="BERT-base with random weights: A, B, A packed and A compiled"
@@ -309,11 +310,13 @@ def main() -> None:
     for recipe in args.recipes:
         case = CASES[recipe]
         if args.gpu:
-            chosen, length = gpu_arms(case), "--max_steps 300 --max_train_samples 20000 --max_eval_samples 100"
+            chosen, length = gpu_arms(case), "--max_steps 200 --max_train_samples 20000 --max_eval_samples 100"
         else:
             chosen = arms(case, args.full)
             length = f"--max_steps {case.steps} --max_train_samples 2000 --max_eval_samples 100"
         for name, arm in chosen.items():
+            if args.arms and name not in args.arms:
+                continue
             folder = OUTPUT / f"{recipe}-{name.replace(', ', '-').replace(' ', '-')}"
             rows.append(run_arm(name, case, arm, folder, args.data, model, case.full if args.full else length))
             print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)

@@ -295,8 +295,8 @@ documents = st.one_of(
     json_values.map(lambda value: json.dumps(value).encode()),
 )
 PARSERS = {
-    "texts": lambda source: labelled_texts(source, *find_columns(source, 1, None, None), None),
-    "pairs": lambda source: labelled_texts(source, *find_columns(source, 2, None, None), None),
+    "texts": lambda source: labelled_texts(source, *find_columns({"train": source}, 1, None, None), None),
+    "pairs": lambda source: labelled_texts(source, *find_columns({"train": source}, 2, None, None), None),
     "words": lambda source: tagged_sentences(source, None, None, None),
     "questions": questions_and_answers,
 }

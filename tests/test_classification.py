@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from common.data import Source, build_dataset, file_digest, hold_out
 from common.errors import InputError
-from common.metrics import ClassificationScores, RegressionScores, label_scores
+from common.metrics import label_scores, score
 from common.texts import find_columns, label_groups, label_names, labelled_texts
 from common.training import balanced_class_weights, model_label_list
 from recipes import nli, predict, text_classification
@@ -52,7 +52,7 @@ def run(module, tiny, tmp_path, *flags, name="run"):
 
 def read(path, texts=1, names=None, columns=None, label=None):
     source = Source(str(path), file_digest(str(path)), path=str(path))
-    found, label_column = find_columns(source, texts, columns, label)
+    found, label_column = find_columns({"train": source}, texts, columns, label)
     options = dict(text_columns=found, label_column=label_column, names=names)
     return build_dataset(source, labelled_texts, text_classification.FEATURES, **options)
 
@@ -184,7 +184,7 @@ def test_classification_scores_by_hand_and_by_scikit_learn():
     from sklearn.metrics import f1_score, matthews_corrcoef
 
     gold, predicted = [1, 1, 1, 0, 0, 0, 0, 1], [1, 1, 0, 0, 0, 1, 0, 0]
-    scores = ClassificationScores(keep_in_memory=True).compute(predictions=predicted, references=gold)
+    scores = score("classes", gold, predicted)
     # 2 true positives, 1 false, 2 missed: precision 2/3, recall 1/2; 5 of 8 right.
     assert scores["accuracy"] == 5 / 8 and scores["f1"] == pytest.approx(4 / 7)
     # (2 x 3 - 1 x 2) / sqrt(3 x 4 x 4 x 5)
@@ -199,14 +199,14 @@ def test_f1_is_of_the_second_class_even_where_it_is_never_predicted():
 
 
 def test_regression_scores_by_hand():
-    scores = RegressionScores(keep_in_memory=True).compute(predictions=[1.0, 3.0, 2.0], references=[1.0, 2.0, 3.0])
+    scores = score("numbers", [1.0, 2.0, 3.0], [1.0, 3.0, 2.0])
     assert scores["pearson"] == pytest.approx(0.5) and scores["spearmanr"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("case", [([], []), ([0.5], [1]), ([1, 0], [1])])
 def test_what_cannot_be_scored_raises(case):
     with pytest.raises(ValueError):
-        ClassificationScores(keep_in_memory=True).compute(predictions=case[0], references=case[1])
+        score("classes", case[1], case[0])
 
 
 def test_balanced_weights_are_scikit_learns():

@@ -32,10 +32,8 @@ from tests.conftest import ROOT, logged, save_tiny_bert, write_sentences
 
 README = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
 EXAMPLES = {
-    copy: (original, patch)
-    for original, copy, patch in re.findall(
-        r"`cp (recipes/\w+\.py) recipes/(\w+)\.py`\n.*?```diff\n(.*?)```", README, re.DOTALL
-    )
+    copy: (original, (ROOT / "recipes" / "patches" / f"{copy}.patch").read_text(encoding="utf-8"))
+    for original, copy in re.findall(r"^cp (recipes/\w+\.py) recipes/(\w+)\.py && patch", README, re.MULTILINE)
 }
 # As typed by a person, also when these tests themselves run under make.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ARGS"))}
@@ -83,7 +81,9 @@ def test_a_copied_recipe_may_have_an_ordinary_loss(wide, tmp_path, tiny_bert_wit
         max_grad_norm=1e9,
     )
     torch.manual_seed(0)
-    model = load_model(AutoModelForSequenceClassification, args, training_args, num_labels=labels)
+    model = load_model(
+        AutoModelForSequenceClassification, tiny_bert_without_dropout, args, training_args, num_labels=labels
+    )
     assert model.config._attn_implementation == "packed"
     plain = copy.deepcopy(model.state_dict())
     trainer = RecipeTrainer(
@@ -134,8 +134,8 @@ def patched(tmp_path):
 
 
 @pytest.mark.parametrize("changed", [False, True])
-def test_the_examples_are_the_three_and_leave_clean_files(patched, tmp_path, changed):
-    assert list(EXAMPLES) == ["part_of_speech", "multi_label", "long_documents"]
+def test_the_examples_are_all_here_and_leave_clean_files(patched, tmp_path, changed):
+    assert list(EXAMPLES) == ["part_of_speech", "multi_label", "long_documents", "own_head"]
     for name in EXAMPLES:
         module = patched(name, changed)
         (command,) = re.findall(rf"^python -m recipes\.{name} (.+)", README, re.M)
@@ -309,3 +309,120 @@ def test_long_documents(patched, tmp_path):
     with torch.no_grad():
         logits = trained(**tokenizer(windows, return_tensors="pt", padding=True)).logits.mean(0)
     assert logits.softmax(-1).max().item() == pytest.approx(rows[0]["probability"], abs=1e-3)
+
+
+# What a copier changes, all at once
+
+
+@pytest.fixture
+def mine(patched, tmp_path, monkeypatch):
+    """`recipes.own_head`, where `predict` finds it."""
+    import recipes
+
+    module = patched("own_head")
+    monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(tmp_path / "recipes")])
+    monkeypatch.setitem(sys.modules, "recipes.own_head", module)
+    return module
+
+
+def titled(count, seed):
+    """A row is good if its title is kind and its text is not unkind: neither tells alone."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        title, text = generator.random(2) < 0.6
+        words = " ".join(generator.choice(["the", "order", "was"], 3))
+        label = ("bad", "good")[int(title and text)]
+        rows.append(f"{('awful', 'kind')[int(title)]} {words},{words} {('late', 'fine')[int(text)]},{label}")
+    return "\n".join(["title,body,label", *rows]) + "\n"
+
+
+def test_a_copy_with_two_texts_and_a_head_a_loss_and_a_metric_of_its_own(mine, tmp_path, capsys, monkeypatch):
+    train, held_out, folder = tmp_path / "train.csv", tmp_path / "dev.csv", tmp_path / "my run"
+    train.write_text(titled(160, 0)), held_out.write_text(titled(60, 1))
+    model = save_tiny_bert(tmp_path / "model", ["awful kind the order was late fine"], dropout=0.0)
+    given = ("--train_file", train, "--validation_file", held_out, "--model_name_or_path", model)
+    given += (
+        "--text_columns",
+        "title",
+        "body",
+        "--output_dir",
+        folder,
+        "--num_train_epochs",
+        6,
+        "--save_strategy",
+        "no",
+    )
+    # A fault while it is scored: the model is there, and the repeated command scores it without training again.
+    with monkeypatch.context() as patch:
+        patch.setattr("common.texts.show_labels", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(mine, *given, "--label_smoothing_factor", 0.1)
+    assert "--label_smoothing_factor 0.1 has no effect: the loss of this recipe" in capsys.readouterr().out
+    assert (folder / "model.safetensors").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(RecipeTrainer, "train", lambda *args, **kwargs: 1 / 0)
+        results = run(mine, *given, "--label_smoothing_factor", 0.1)
+        assert "it is scored again" in capsys.readouterr().out
+        assert run(mine, *given, "--label_smoothing_factor", 0.1) == results  # finished
+    assert set(results) == {f"eval_{name}" for name in ("balanced_accuracy", "accuracy", "macro_f1", "loss")}
+    assert results["eval_accuracy"] > 0.9
+    record = json.loads((folder / "run.json").read_text())
+    assert record["results"] == results and record["seconds"]["training"] > 0
+
+    # The loss of validation is the recipe's own.
+    rows = predictions(folder)
+    right = np.array([r["probability"] if r["label"] == r["predicted"] else 1 - r["probability"] for r in rows])
+    assert results["eval_loss"] == pytest.approx(np.mean(-((1 - right) ** 2) * np.log(right)), rel=0.02)
+
+    # predict reads both columns, whatever else is in the file, and refuses to do with one.
+    answers = predict.main(["--model", str(folder), "--file", str(held_out)])
+    assert [a["predicted"] for a in answers] == [row["predicted"] for row in rows]
+    assert f"accuracy {results['eval_accuracy']:.4f}" in capsys.readouterr().out
+    both = ["--text", rows[0]["text"], "--text_pair", rows[0]["text_pair"]]
+    assert predict.main(["--model", str(folder), *both])[0]["predicted"] == rows[0]["predicted"]
+    (tmp_path / "one.csv").write_text("title,label\nkind order,good\n")
+    with pytest.raises(InputError, match="columns"):
+        predict.main(["--model", str(folder), "--file", str(tmp_path / "one.csv")])
+    with pytest.raises(InputError, match="reads two texts"):
+        predict.main(["--model", str(folder), "--text", "kind order"])
+
+    # Evaluated again, from another folder; compared; drawn.
+    again = ("--do_train", "false", "--model_name_or_path", folder, "--validation_file", held_out)
+    again += ("--text_columns", "title", "body", "--output_dir", tmp_path / "again")
+    assert run(mine, *again) == pytest.approx(results, rel=1e-4)
+    other = [*given[:-6], "--output_dir", tmp_path / "other", "--max_steps", 2, "--seed", 7, "--save_strategy", "no"]
+    run(mine, *other)
+    assert "accuracy" in compare(str(folder), str(tmp_path / "other"))
+    tile = report.page(folder)["tiles"][0]
+    assert tile[0] == "balanced accuracy" and float(tile[1]) == pytest.approx(
+        results["eval_balanced_accuracy"], abs=1e-4
+    )
+    card = (folder / "README.md").read_text()
+    assert "name: balanced_accuracy" in card and "python -m recipes.own_head" in card and "text_pair" in card
+
+    # A class that nobody here defines, and a head that is not in the file.
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["Unknown"]}))
+    with pytest.raises(
+        InputError, match=r"its class Unknown is none of transformers', and recipes/own_head.py does not"
+    ):
+        predict.main(["--model", str(folder), *both])
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["BertForSequenceClassification"]}))
+    with pytest.raises(InputError, match="its weights lack classifier"):
+        predict.main(["--model", str(folder), *both])
+
+
+def test_help_of_a_copy_names_the_copy(mine, capsys):
+    with pytest.raises(SystemExit):
+        mine.main(["--help"])
+    shown = capsys.readouterr().out
+    assert "python -m recipes.own_head" in shown and "text_classification" not in shown.replace(
+        "text-classification", ""
+    )
+    assert shown.count("--max_steps") == 1 and "--max-steps" not in shown and "(default: None)" not in shown
+    assert "--hub_model_id" not in shown
+    with pytest.raises(SystemExit):
+        mine.main(["--help-all"])
+    shown = capsys.readouterr().out
+    assert "--hub_model_id" in shown and "--no_" not in shown

@@ -112,8 +112,8 @@ def test_a_tokenizer_that_is_a_sentencepiece_model_alone_is_read_and_saved_whole
 
 def load(model, device="cpu", attention=None):
     args = SimpleNamespace(model_name_or_path=model, attn_implementation=attention, packing=False)
-    machine = SimpleNamespace(device=torch.device(device), torch_compile=False)
-    return load_model(AutoModelForTokenClassification, args, machine)
+    machine = SimpleNamespace(device=torch.device(device), torch_compile=False, do_train=True)
+    return load_model(AutoModelForTokenClassification, args.model_name_or_path, args, machine)
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -12,6 +12,7 @@ import pytest
 
 from common.errors import InputError
 from recipes import glue, nli, text_classification
+from recipes.tools import baselines
 from recipes.tools.glue_files import OFFICIAL, SUBMISSION, convert_official, write_submission
 
 SCORES = {("mrpc", 1): (3, 1), ("mrpc", 2): (2, 2), ("mnli", 1): (4, 0), ("mnli", 2): (1, 3)}  # right and wrong rows
@@ -265,13 +266,13 @@ def test_a_submission_is_checked(fake_runs, tmp_path):
 
 
 def test_every_baseline_has_a_source_and_metrics_of_its_task(monkeypatch, tmp_path):
-    for row in glue.load_baselines():
+    for row in baselines.load_baselines():
         for task, scores in row["scores"].items():
             assert task in (*glue.TASKS, "conll2003", "squad") and all(0 <= score <= 100 for score in scores.values())
     (tmp_path / "b.json").write_text('[{"model": "x", "split": "dev", "scores": {}}]')
-    monkeypatch.setattr(glue, "BASELINES", tmp_path / "b.json")
+    monkeypatch.setattr(baselines, "BASELINES", tmp_path / "b.json")
     with pytest.raises(InputError, match="every row needs a source"):
-        glue.load_baselines()
+        baselines.load_baselines()
 
 
 def test_the_tasks_are_those_of_the_recipes():

@@ -66,7 +66,7 @@ def test_windows_are_those_of_the_evaluation(model, small_files, tmp_path):
     rows = [json.loads(line) for line in (Path(model) / "predictions.jsonl").read_text().splitlines()]
     answers = predict.main(["--model", model, "--file", small_files["validation"], "--json"])
     assert [row["predicted"] for row in rows] == [answer["tags"] for answer in answers]
-    assert json.loads((Path(model) / "config.json").read_text())["windows"] == {"max_seq_length": 24, "doc_stride": 6}
+    assert json.loads((Path(model) / "config.json").read_text())["recipe"]["doc_stride"] == 6
 
 
 def test_a_file_with_tags_is_scored_and_one_without_is_not_asked_for_them(model, small_files, tmp_path, capsys):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from common.data import Source, build_dataset, file_digest, hold_out
 from common.errors import InputError
-from common.metrics import AnswerScores, answer_scores, best_threshold, question_scores
+from common.metrics import answer_scores, best_threshold, question_scores, score
 from common.questions import (
     checked_questions,
     choose_answers,
@@ -357,9 +357,8 @@ def test_answer_scores_by_hand(predicted, golds, first, second):
 
 
 def test_unanswerable_questions_by_hand():
-    metric = AnswerScores(keep_in_memory=True)
     references = [["London"], ["in Lyon"], [], []]
-    scores = metric.compute(predictions=["London", "Lyon", "", "x"], references=references, version_2=True)
+    scores = score("answers", references, ["London", "Lyon", "", "x"], version_2=True)
     assert scores == pytest.approx(
         {
             "exact_match": 50,
@@ -371,9 +370,9 @@ def test_unanswerable_questions_by_hand():
         }
     )
     with pytest.raises(ValueError, match="without a gold answer"):
-        metric.compute(predictions=[""], references=[[]])
-    with pytest.raises(ValueError, match="no questions"):
-        metric.compute(predictions=[], references=[])
+        score("answers", [[]], [""])
+    with pytest.raises(ValueError, match="no rows"):
+        score("answers", [], [])
 
 
 def test_the_best_threshold_is_the_best_of_all():
@@ -529,7 +528,7 @@ def test_version_2_from_end_to_end(tiny, tmp_path, capsys):
     assert "the rules of SQuAD 2.0 apply" in capsys.readouterr().out
     assert results["eval_HasAns_exact"] > 80 and results["eval_NoAns_exact"] > 80
     assert results["eval_best_f1"] >= results["eval_f1"] and "test_best_f1" not in results
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]
     assert config["null_threshold"] == results["eval_best_threshold"] and config["version_2_with_negative"]
     # The threshold was tuned on the very rows that stand for the test split here.
     assert results["test_tuned_f1"] == pytest.approx(results["eval_best_f1"])

@@ -15,10 +15,11 @@ from tests.conftest import ROOT
 
 TEXTS = {
     "README.md": (ROOT / "README.md").read_text(encoding="utf-8"),
+    "RESULTS.md": (ROOT / "recipes" / "RESULTS.md").read_text(encoding="utf-8"),
     **{path.name: ast.get_docstring(ast.parse(path.read_text())) or "" for path in (ROOT / "recipes").glob("*.py")},
 }
-(SMALL,) = re.findall(r'SMALL="([^"]+)"', TEXTS["README.md"])
-TEXTS["README.md"] = TEXTS["README.md"].replace("$SMALL", SMALL)
+(SMALL,) = re.findall(r'SMALL="([^"]+)"', TEXTS["RESULTS.md"])
+TEXTS["RESULTS.md"] = TEXTS["RESULTS.md"].replace("$SMALL", SMALL)
 # As typed by a person, also when these tests themselves run under make.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ARGS"))}
 RECIPES = {"ner": ner, "nli": nli, "qa": qa, "text_classification": text_classification}

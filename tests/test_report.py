@@ -14,7 +14,7 @@ from common.errors import InputError
 from recipes import ner, nli, qa, text_classification
 from recipes.tools import report
 from recipes.tools.model_card import model_card
-from recipes.tools.report import draw_report, published
+from recipes.tools.report import draw_report, published_figure
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)> {{ 7*7 }} & \u202e\u0001 $x_1$"
 
@@ -163,12 +163,12 @@ def test_many_classes_and_a_published_figure(tmp_path):
 
 def test_published_figures_of_the_hubs_datasets_are_for_their_own_rows_alone():
     arguments = {"dataset_name": "rajpurkar/squad", "model_name_or_path": "google-bert/bert-base-uncased"}
-    assert published({"arguments": arguments}, "validation", "f1")[0] == 88.52
-    assert published({"arguments": arguments | {"validation_file": "mine.json"}}, "validation", "f1") is None
+    assert published_figure({"arguments": arguments}, "validation", "f1")[0] == 88.52
+    assert published_figure({"arguments": arguments | {"validation_file": "mine.json"}}, "validation", "f1") is None
     arguments = {"dataset_name": "lhoestq/conll2003", "model_name_or_path": "google-bert/bert-base-cased"}
-    assert published({"arguments": arguments}, "validation", "f1")[0] == pytest.approx(0.964)
-    assert published({"arguments": arguments}, "test", "f1")[0] == pytest.approx(0.924)
-    some = published({"arguments": arguments | {"max_eval_samples": 100}}, "validation", "f1")
+    assert published_figure({"arguments": arguments}, "validation", "f1")[0] == pytest.approx(0.964)
+    assert published_figure({"arguments": arguments}, "test", "f1")[0] == pytest.approx(0.924)
+    some = published_figure({"arguments": arguments | {"max_eval_samples": 100}}, "validation", "f1")
     assert some[1].endswith(", on the whole split and not its first 100 rows")
 
 

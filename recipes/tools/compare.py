@@ -4,13 +4,12 @@ python -m recipes.tools.compare runs/a runs/b
 """
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from common.errors import InputError, run_as_command
-from common.metrics import table
+from common.metrics import split_of, table
 from recipes.tools.statistics import (
     RowScore,
     answer_row_scores,
@@ -75,7 +74,7 @@ def row_scores(rows: list[dict[str, Any]], folder: str, record: dict[str, Any]) 
         raise InputError(f"{folder}: its rows may have several labels each, and such runs are not compared")
     if not isinstance(rows[0]["predicted"], str):
         return number_row_scores(rows)
-    reported = {re.sub(r"^(eval|test)_((mis)?matched_)?", "", name) for name in record["results"]}
+    reported = {split_of(name)[1] for name in record["results"]}
     label_list = record.get("data", {}).get("labels")
     if label_list is None:  # of a run that was made before these were kept
         config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import re
+import shlex
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -20,9 +21,10 @@ import numpy as np
 
 from common.data import is_tag
 from common.errors import InputError, OneLineParser, is_main_process, run_as_command
-from common.metrics import answer_baselines, answer_scores, entities, entity_errors, entity_scores
+from common.metrics import answer_baselines, answer_scores, entities, entity_errors, entity_scores, split_of
+from recipes.tools.baselines import load_baselines, published
 from recipes.tools.compare import read_rows, read_run, row_scores
-from recipes.tools.model_card import model_card, split_of
+from recipes.tools.model_card import model_card
 from recipes.tools.statistics import RowScore, bootstrap_interval, label_row_scores
 
 log = logging.getLogger("recipes")
@@ -32,7 +34,6 @@ NAME = 24  # characters of a class's name in a table
 LONGEST = 700  # characters, or words, of a text that is shown
 CLASSES = 20  # with more a confusion matrix is no longer read, and its commonest cells are listed
 POINTS = 1500  # in a scatter plot
-BASELINES = Path(__file__).with_name("baselines.json")
 QUESTION_WORDS = ("what", "who", "when", "where", "which", "why", "how", "whose", "whom")
 ANSWERS = ["none", "1 word", "2 words", "3 to 4", "5 to 8", "9 and more"]
 # Colours of matplotlib's output -> the page's, which differ between light and dark.
@@ -526,24 +527,19 @@ def trivial(
     return max(found, key=lambda entry: entry[1], default=None)
 
 
-def published(record: dict[str, Any], split: str, metric: str) -> tuple[float, str] | None:
-    """A published figure of the task, or of the Hub's dataset, on the same split, of the same model where there is one,
-    and its source."""
-    arguments, wanted = record["arguments"], "test" if split == "test" else "dev"
+def published_figure(record: dict[str, Any], split: str, metric: str) -> tuple[float, str] | None:
+    """A published figure of the task, or of the Hub's dataset, on the same split, and its source."""
+    arguments = record["arguments"]
     task = arguments.get("task_name") or (None if own_file(arguments) else Path(arguments["dataset_name"]).name)
+    row = published(load_baselines(), arguments["model_name_or_path"], task, "test" if split == "test" else "dev")
+    scores = row["scores"][task] if row else {}
     name = f"mismatched_{metric}" if split == "validation_mismatched" else metric
-    if task is None or not BASELINES.exists():
+    value = scores.get(name, scores.get(f"matched_{name}"))
+    if value is None:
         return None
-    rows = [row for row in json.loads(BASELINES.read_text(encoding="utf-8")) if row["split"] == wanted]
-    own = Path(arguments["model_name_or_path"]).name
-    for row in sorted(rows, key=lambda row: row["model"] != own):
-        scores = row["scores"].get(task, {})
-        value = scores.get(name, scores.get(f"matched_{name}"))
-        if value is not None:
-            limit = arguments.get("max_predict_samples" if split == "test" else "max_eval_samples")
-            whole = f", on the whole split and not its first {limit} rows" if limit else ""
-            return value / (1 if task == "squad" else 100), f"{row['model']}, {row['source']}{whole}"
-    return None
+    limit = arguments.get("max_predict_samples" if split == "test" else "max_eval_samples")
+    whole = f", on the whole split and not its first {limit} rows" if limit else ""
+    return value / (1 if task == "squad" else 100), f"{row['model']}, {row['source']}{whole}"
 
 
 # The page
@@ -581,7 +577,7 @@ def page(folder: Path) -> dict[str, Any]:
                 said.append(f"The score cannot be told from a trivial answer ({base[0]}) on {len(rows)} rows.")
         tiles.append((metric.replace("_", " "), number(best[1]), note))
         tiles += [("trivial baseline", number(base[1]), base[0])] if base else []
-        other = published(record, split, metric)
+        other = published_figure(record, split, metric)
         tiles += [("published", number(other[0]), other[1])] if other else []
     said += advice(history, best and best[0])
     seconds, speed = record.get("seconds", {}), record.get("useful_tokens_per_second")
@@ -672,7 +668,8 @@ def write_report(folder: Path) -> None:
             (folder / "README.md").write_text(card + "\n", encoding="utf-8")
         draw_report(folder)
     except Exception as error:
-        log.warning("Warning: no report (%s: %s); make report RUN=%s", type(error).__name__, error, folder)
+        again = shlex.join(["make", "report", f"RUN={folder}"])
+        log.warning("Warning: no report (%s: %s); %s", type(error).__name__, error, again)
 
 
 def draw_report(folder: Path) -> Path:
