@@ -48,6 +48,7 @@ class RecipeArguments:
     train_file: str | None = flag(None, "Own data, see the README for formats. Unset: --dataset_name.")
     validation_file: str | None = flag(None, "Likewise. Unset: a share of train is held out.")
     test_file: str | None = flag(None, "Likewise, its labels may be missing. Unset: none.")
+    no_header: bool = flag(False, "CSV and TSV files begin with data; their columns are called 1, 2, 3.")
     max_train_samples: int | None = flag(None, "Use the first so many rows. Unset: all.")
     max_eval_samples: int | None = flag(None, "Use the first so many rows. Unset: all.")
     max_predict_samples: int | None = flag(None, "Use the first so many rows. Unset: all.")

@@ -4,12 +4,15 @@ Files are read row by row into Arrow tables on disk, so memory does not grow wit
 content of the file and of this package's code: an edit of either is never answered with a stale copy.
 """
 
+import codecs
 import csv
 import functools
 import hashlib
+import io
 import json
 import logging
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +35,7 @@ SPLIT_NAMES = {
     "validation_mismatched": ["validation_mismatched"],  # MNLI's second validation split, of other genres than train
     "test": ["test"],
 }
-PREFIXES = "BIESLU"  # of tags: BIO, IOB1, BIOES and BILOU
+PREFIXES = "BIESLUM"  # of tags: BIO, IOB1, BIOES, BILOU and BMES
 HELD_OUT_SHARE = 0.1
 
 
@@ -40,9 +43,13 @@ HELD_OUT_SHARE = 0.1
 
 
 def read_lines(path: str) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of each line of a UTF-8 file, without its line end; a byte order mark is dropped."""
+    """Number (from 1) and text of each line of a UTF-8 file, or of a UTF-16 file that begins with its mark, without the
+    line end; a byte order mark is dropped."""
     with open_binary(path) as file:
-        yield from decode_lines(file, path)
+        if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            yield from decode_lines((line.encode() for line in io.TextIOWrapper(file, "utf-16", newline="\n")), path)
+        else:
+            yield from decode_lines(file, path)
 
 
 def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
@@ -51,9 +58,11 @@ def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
+            byte = raw[error.start]
+            encoding = "cp1252" if 0x80 <= byte <= 0x9F else "latin1"  # which has control characters there
             raise InputError(
-                f"{name}, line {number}: not UTF-8 (byte {raw[error.start]:#04x}); convert the file, "
-                "for instance with iconv -f latin1 -t utf-8"
+                f"{name}, line {number}: not UTF-8 (byte {byte:#04x}); convert the file, "
+                f"for instance with iconv -f {encoding} -t utf-8"
             ) from None
         if "\0" in line:
             raise InputError(f"{name}, line {number}: holds a NUL byte; is this a text file?")
@@ -84,28 +93,33 @@ def read_conll(path: str) -> Iterator[Row]:
     """Sentences of a column file: the first column the word, the last the tag, tabs or spaces, blank lines between.
 
     `-DOCSTART-` lines part documents. A line before a sentence that starts with `#` and a blank and does not end in a
-    tag is a comment (CoNLL-U). A file with one column holds words without tags. Each row has `tokens`, `ner_tags`
-    (unless one column), `document` (-1 where unmarked) and `lines`, the line number of each token.
+    tag is a comment (CoNLL-U). A file with one column holds words without tags. Where the first of several columns
+    counts the words from 1, the second holds the words. Each row has `tokens`, `ner_tags` (unless one column),
+    `document` (-1 where unmarked), `lines`, the line number of each token, and `columns`, all of them.
     """
     columns, document = None, -1
-    tokens: list[str] = []
-    tags: list[str] = []
+    words: list[list[str]] = []
     lines: list[int] = []
 
     def sentence() -> Row:
-        row = {"tokens": tokens, "document": document, "lines": lines}
-        return f"line {lines[0]}", row | ({"ner_tags": tags} if columns != 1 else {})
+        by_column = [list(column) for column in zip(*words, strict=True)]
+        is_counted = len(by_column) > 2 and by_column[0] == [str(i) for i in range(1, len(words) + 1)]
+        row = {"tokens": by_column[is_counted], "document": document, "lines": lines, "columns": by_column}
+        row |= {"note": "column 1 counts the words; column 2 holds them"} if is_counted else {}
+        return f"line {lines[0]}", row | ({"ner_tags": by_column[-1]} if columns != 1 else {})
 
     for number, line in read_lines(path):
         # With tabs, a word may hold a space; an empty trailing tag is then a ragged line, not a shorter one.
         fields = line.split("\t") if "\t" in line else line.split()
         if not line.strip() or fields[0] == "-DOCSTART-":
-            if tokens:
+            if words:
                 yield sentence()
-                tokens, tags, lines = [], [], []
+                words, lines = [], []
             document += bool(line.strip())
             continue
-        if line.startswith("# ") and not tokens and not is_tag(fields[-1]):
+        if line.startswith("# ") and not words and not is_tag(fields[-1]):
+            continue
+        if columns == 10 and re.fullmatch(r"\d+[-.]\d+", fields[0]):  # CoNLL-U: several words in one, or none
             continue
         columns = columns or len(fields)
         if len(fields) != columns:
@@ -113,28 +127,49 @@ def read_conll(path: str) -> Iterator[Row]:
                 f"{path}, line {number}: {len(fields)} columns where the lines before have {columns}; "
                 "every line needs a word first and its tag last"
             )
-        tokens.append(fields[0].strip())
-        tags.append(fields[-1].strip())
+        words.append([field.strip() for field in fields])
         lines.append(number)
-    if tokens:
+    if words:
         yield sentence()
 
 
-def read_delimited(path: str, delimiter: str) -> Iterator[Row]:
-    """Rows of a CSV or TSV file whose first line names the columns; all values are text."""
+def read_delimited(path: str, delimiter: str, has_header: bool = True) -> Iterator[Row]:
+    """Rows of a CSV or TSV file whose first line names the columns; without it they are called 1, 2, 3. All values are
+    text.
+
+    In a .tsv a quote is often just a quote (dialogue cut into sentences): where quotes would swallow the ends of rows,
+    they are read as characters. A .csv in which one does is refused.
+    """
     csv.field_size_limit(2**31 - 1)  # the default refuses fields over 128 KiB
-    reader = csv.reader((line + "\n" for _, line in read_lines(path)), delimiter=delimiter, strict=True)
+    quoting = csv.QUOTE_NONE if delimiter == "\t" and quotes_swallow_rows(path) else csv.QUOTE_MINIMAL
+    lines = (line + "\n" for _, line in read_lines(path))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=quoting)
+    ends: set[str] = set()  # values of the last column
     try:
         header = next(reader, [])
+        if not has_header:
+            row = {str(i): value for i, value in enumerate(header, 1)}
+            header = [*row]
+            yield "line 1", row
         if len(set(header)) != len(header):
             raise InputError(f"{path}, line 1: a column name occurs twice in {header}; rename one")
         if len(header) == 1 and any(other in header[0] for other in ",;\t|"):
             raise InputError(
                 f'{path}, line 1: one column, "{header[0][:80]}"; commas part columns in .csv and tabs in .tsv'
             )
+        before = reader.line_num
         for fields in reader:
             if not fields:
                 continue
+            ends |= {fields[-1]} if len(ends) < 1000 else set()
+            for i, field in enumerate(fields):
+                inside = field.split("\n")[0].split(delimiter)  # as if its quote were a character
+                if "\n" in field and i + len(inside) == len(header) > 1 and inside[-1] in ends and inside[-1]:
+                    raise InputError(
+                        f"{path}, lines {before + 1} to {reader.line_num}: a quote makes these lines one row, whose "
+                        f'text would hold "{delimiter}{inside[-1]}"; double the quote, or leave it out'
+                    )
+            before = reader.line_num
             if len(fields) != len(header):
                 raise InputError(
                     f"{path}, line {reader.line_num}: {len(fields)} fields, but the header names {len(header)}; "
@@ -143,6 +178,16 @@ def read_delimited(path: str, delimiter: str) -> Iterator[Row]:
             yield f"line {reader.line_num}", dict(zip(header, fields, strict=True))
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: {error}; check the quotes") from None
+
+
+def quotes_swallow_rows(path: str) -> bool:
+    """Whether quotes, read as such, make a field that holds a tab and a line end, or end within a field."""
+    lines = (line + "\n" for _, line in read_lines(path))
+    try:
+        rows = csv.reader(lines, delimiter="\t", strict=True)
+        return any("\t" in field and "\n" in field for row in rows for field in row)
+    except csv.Error:
+        return True
 
 
 def read_json(path: str) -> Iterator[Row]:
@@ -215,16 +260,18 @@ def with_class_names(row: dict[str, Any], names: dict[str, list[str]]) -> dict[s
     def named(value: Any, column: str) -> Any:
         if isinstance(value, list):
             return [named(item, column) for item in value]
+        if value == -1:
+            return "-"  # withheld
         return names[column][value] if isinstance(value, int) and 0 <= value < len(names[column]) else value
 
     return {column: named(value, column) if column in names else value for column, value in row.items()}
 
 
-def read_rows(path: str) -> Iterator[Row]:
+def read_rows(path: str, has_header: bool = True) -> Iterator[Row]:
     """Rows of a file by its ending: .csv .tsv .jsonl .json .parquet, or CoNLL columns (.conll .txt .iob .bio)."""
     suffix = Path(path).suffix.lower()
     if suffix in (".csv", ".tsv"):
-        return read_delimited(path, "," if suffix == ".csv" else "\t")
+        return read_delimited(path, "," if suffix == ".csv" else "\t", has_header)
     if suffix in (".json", ".jsonl", ".ndjson"):
         return read_json(path)
     if suffix == ".parquet":
@@ -250,10 +297,11 @@ class Source:
     path: str | None = None
     dataset: Any = None
     given: Iterable[Row] = ()
+    has_header: bool = True
 
     def rows(self) -> Iterator[Row]:
         if self.path is not None:
-            yield from read_rows(self.path)
+            yield from read_rows(self.path, self.has_header)
         elif self.dataset is None:
             yield from self.given
         else:
@@ -276,7 +324,12 @@ def find_sources(args: Any, training_args: Any) -> dict[str, Source]:
     if any(files.values()):
         if "train" in needed and not files["train"]:
             raise InputError("--train_file is missing: name one, or evaluate a trained model with --do_train false")
-        sources = {s: Source(files[s], file_digest(files[s]), path=files[s]) for s in needed if files[s]}
+        header = not args.no_header
+        sources = {
+            split: Source(files[split], f"{file_digest(files[split])} {header}", path=files[split], has_header=header)
+            for split in needed
+            if files[split]
+        }
     else:
         from datasets import load_dataset
 

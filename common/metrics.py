@@ -30,7 +30,7 @@ def split_tag(tag: str) -> tuple[str, str]:
     if not is_tag(tag):
         return "S", tag
     prefix, _, entity_type = tag.partition("-")
-    return {"L": "E", "U": "S"}.get(prefix, prefix), entity_type
+    return {"L": "E", "U": "S", "M": "I"}.get(prefix, prefix), entity_type
 
 
 def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:

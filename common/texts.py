@@ -1,8 +1,10 @@
 """One text, or two, with a label or a score: columns, labels, tokens, predictions, and what is printed about them."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ TWO_TEXTS = [
     ("text1", "text2"),
     ("text", "text_pair"),
 ]
+WITHHELD = "-"  # for a label, as `common.data` writes the -1 of a column with class names
 NO_TEXT = {"id", "idx", "index", "guid", *LABEL_COLUMNS}
 
 
@@ -122,7 +125,7 @@ def labelled_texts(
 
 
 def label_name(where: str, column: str, value: Any, names: Sequence[str] | None, is_task: bool = False) -> str | None:
-    """A label as text; GLUE's -1, the sign for a label that is withheld, as None.
+    """A label as text; one that is withheld, which is GLUE's -1, as None.
 
     >>> label_name("a.csv, line 2", "label", 1, ["no", "yes"]), label_name("a.csv, line 2", "label", True, None)
     ('yes', 'True')
@@ -132,81 +135,107 @@ def label_name(where: str, column: str, value: Any, names: Sequence[str] | None,
     if isinstance(value, (list, dict)):
         raise InputError(f'{where}: "{column}" is a {type(value).__name__}, which is no label')
     text = str(value).strip()
-    if is_task and text in ("-1", "-1.0"):
+    if is_task and text in ("-1", "-1.0", WITHHELD):
         return None
     if names is None or text in names:
         return text
-    if text.isdigit() and int(text) < len(names):
-        return names[int(text)]
+    if re.fullmatch(r"[0-9]+(\.0)?", text) and int(float(text)) < len(names):
+        return names[int(float(text))]
     raise InputError(f'{where}: label "{text}" is none of {", ".join(names)} nor their number from 0')
 
 
-def is_score(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a label is a plain decimal number.
+
+    >>> [is_number(text) for text in ("3.8", "-3", "1_1", "12E4", "①", "nan")]
+    [True, True, False, False, False, False]
     """
-    >>> is_score("3.8"), is_score("3"), is_score("good"), is_score("nan")
-    (True, False, False, False)
-    """
-    try:
-        return float(text) - float(text) == 0 and not text.lstrip("+-").isdigit()
-    except ValueError:
-        return False
+    return re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", text) is not None
 
 
-def label_names(datasets: Any, names: Sequence[str] | None, regression: bool | None) -> list[str] | None:
-    """The class names in their order, or None where a score is learnt; the splits are checked against them.
+def has_fraction(text: str) -> bool:
+    """
+    >>> has_fraction("3.8"), has_fraction("3.0"), has_fraction("3,8")
+    (True, False, False)
+    """
+    return is_number(text) and float(text) % 1 != 0
+
+
+def checked_labels(datasets: Any, names: Sequence[str] | None, regression: bool | None) -> tuple[Any, list[str] | None]:
+    """The splits without rows that have no label, and the class names in their order, or None where a score is learnt.
+
+    Labels are scores where every one is a plain decimal number and at least one has a fraction. A row has no label
+    where that is -1 in a column with class names, or "-" beside two or more others (SNLI); a test split may have none.
 
     Args:
         names: the task's, which keep their order; None takes those of the data, numbers by value, else by the alphabet.
-        regression: what the task or the user says; None infers it from labels that are numbers with a fraction.
+        regression: what the task or the user says; None decides by the labels.
 
     Raises:
         InputError: rows without a label, one class only, scores that are none, or a label that training has not seen.
     """
-    for split, dataset in datasets.items():
-        without = [place for place, label in columns(dataset, "place", "label") if label is None]
-        if without and (split != "test" or len(without) < len(dataset)):
-            name = source_name(dataset, split)
-            raise InputError(f"{name}, {without[0]}: no label; add one, or name the column with --label_column")
     # Without a training split the labels of all splits; a trained model's own then say whether they are known.
     read = [datasets["train"]] if "train" in datasets else list(datasets.values())
     values = {label for dataset in read for label in column(dataset, "label") if label is not None}
-    numbers = all(is_score(value) or value.lstrip("+-").isdigit() for value in values)
+    has_marks = WITHHELD in values or all(label == WITHHELD for label in datasets.get("test", {"label": [""]})["label"])
+    withheld = {WITHHELD} if has_marks and "+" not in values and len(values - {WITHHELD}) > 1 else set()
+    values -= withheld
+    for split, dataset in list(datasets.items()):
+        labels, places = list(column(dataset, "label")), dataset["place"]
+        without = [i for i, label in enumerate(labels) if label is None or label in withheld]
+        if split == "test" and len(without) == len(dataset):
+            kept = dataset.remove_columns("label")
+            datasets[split] = kept.add_column("label", [None] * len(dataset), feature=dataset.features["label"])
+            continue
+        if len(without) == len(dataset):
+            raise InputError(
+                f"{source_name(dataset, split)}, {places[0]}: no label; add one, or name the column with --label_column"
+            )
+        if without:
+            log.warning(
+                "%s: %d rows of %d have no label and are left out (the first: %s).",
+                *(source_name(dataset, split), len(without), len(dataset), places[without[0]]),
+            )
+            gone = set(without)
+            datasets[split] = dataset.select([i for i in range(len(dataset)) if i not in gone])
     if regression is None:
-        regression = names is None and numbers and any(map(is_score, values))
+        regression = names is None and all(map(is_number, values)) and any(map(has_fraction, values))
         if regression:
-            log.info("Labels are numbers with a fraction: a score is learnt (--regression false makes them classes).")
+            log.info("Labels are numbers, some with a fraction: a score is learnt (--regression false: classes).")
+        elif names is None and any(re.fullmatch(r"[0-9]+,[0-9]+", value) for value in values):
+            log.warning("Warning: labels such as 3,5 are taken for classes; with a point, 3.5, they are scores.")
+    name = source_name(read[0], "train")
     if regression:
         for split, dataset in datasets.items():
             for place, label in columns(dataset, "place", "label"):
-                if label is not None and not (is_score(label) or label.lstrip("+-").isdigit()):
-                    name = source_name(dataset, split)
-                    raise InputError(f'{name}, {place}: label "{label}" is no number, but a score is learnt')
+                where = f"{source_name(dataset, split)}, {place}"
+                if label is not None and not is_number(label):
+                    raise InputError(f'{where}: label "{label}" is no number, but a score is learnt')
                 if label is not None and float(label) == -100:  # the Trainer's mark of what is not trained on
-                    name = source_name(dataset, split)
-                    raise InputError(f"{name}, {place}: a score of -100 would be passed over in training; shift scores")
+                    raise InputError(f"{where}: a score of -100 would be passed over in training; shift scores")
         if "train" in datasets and len(values) < 2:
-            name = source_name(datasets["train"], "train")
             raise InputError(f"{name}: every score is {next(iter(values))}; there is nothing to learn")
-        return None
+        return datasets, None
     if names is not None:
-        return list(names)
+        return datasets, list(names)
     if "train" in datasets and len(values) < 2:
-        name = source_name(datasets["train"], "train")
         raise InputError(f"{name}: every label is {next(iter(values))}; there is nothing to learn")
-    ordered = sorted(values, key=(lambda v: int(v)) if all(v.lstrip("+-").isdigit() for v in values) else str)
+    ordered = sorted(values, key=float if all(map(is_number, values)) else str)
+    alike = [pair for pair in pairwise(sorted(values, key=str.casefold)) if pair[0].casefold() == pair[1].casefold()]
+    for pair in alike:
+        log.warning("Warning: %s and %s are two classes, which differ in upper and lower case alone.", *pair)
     for split, dataset in datasets.items():
         for place, label in columns(dataset, "place", "label"):
             if label is not None and label not in values:
-                name = source_name(dataset, split)
                 raise InputError(
-                    f'{name}, {place}: label "{label}" does not occur in train ({", ".join(ordered)}); '
-                    "add examples of it there, or rename it"
+                    f'{source_name(dataset, split)}, {place}: label "{label}" does not occur in train '
+                    f"({', '.join(ordered)}); add examples of it there, or rename it"
                 )
-    return ordered
+    return datasets, ordered
 
 
 def has_labels(dataset: Any) -> bool:
-    """Whether every row has a label; `label_names` has seen to it that all have one or none."""
+    """Whether every row has a label; `checked_labels` has seen to it that all have one or none."""
     return dataset[0]["label"] is not None
 
 

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,56 +24,52 @@ log = logging.getLogger("recipes")
 TOKEN_COLUMNS, TAG_COLUMNS = ("tokens", "words"), ("ner_tags", "tags", "labels", "ner")
 CLITIC = r"['’](?:s|re|ve|ll|d|m)\b"
 IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+BROKEN = "a tag continues an entity that is not there; it begins one, as in conlleval"
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
 
 
 def detect_scheme(sentences: Iterable[Sequence[str]]) -> str:
     """The scheme that explains all sentences: "BIO", "IOB1" or "BIOES".
 
-    BIOES where E- or S- occurs. IOB1 where an entity starts with I- and B- only ever parts an entity from one of the
-    same type right before it. Else BIO, which a broken sequence then fails (`to_bio`).
+    BIOES (also spelt BILOU and BMES) where E- or S- occurs. IOB1 where an entity starts with I- and B- only ever parts
+    an entity from one of the same type right before it. Else BIO.
 
     >>> detect_scheme([["B-PER", "I-PER", "O"]]), detect_scheme([["I-PER", "B-PER", "O"]])
     ('BIO', 'IOB1')
     >>> detect_scheme([["S-PER", "O"]]), detect_scheme([["B-PER", "O", "I-PER"]])
     ('BIOES', 'BIO')
     """
-    starts_with_i = b_after_other = False
+    starts_with_i = b_after_other = has_ends = False
     for tags in sentences:
         previous = ""  # type of the entity that the word before belongs to
         for tag in tags:
             prefix, entity_type = split_tag(tag)
-            if prefix in "ES":
-                return "BIOES"
+            has_ends |= prefix in "ES"
             starts_with_i |= prefix == "I" and entity_type != previous
             b_after_other |= prefix == "B" and entity_type != previous
             previous = entity_type
-    return "IOB1" if starts_with_i and not b_after_other else "BIO"
+    return "BIOES" if has_ends else "IOB1" if starts_with_i and not b_after_other else "BIO"
 
 
-def to_bio(tags: Sequence[str], scheme: str) -> list[str]:
-    """Tags of one sentence in BIO.
+def to_bio(tags: Sequence[str], scheme: str) -> tuple[list[str], int | None]:
+    """Tags of one sentence in BIO, and the first word whose tag continues an entity that is not there, which it begins.
 
     >>> to_bio(["I-PER", "I-PER", "B-PER", "O"], "IOB1")
-    ['B-PER', 'I-PER', 'B-PER', 'O']
-    >>> to_bio(["B-PER", "E-PER", "S-LOC"], "BIOES")
-    ['B-PER', 'I-PER', 'B-LOC']
-
-    Raises:
-        ValueError: `(index, message)` where a tag continues an entity that is not there.
+    (['B-PER', 'I-PER', 'B-PER', 'O'], None)
+    >>> to_bio(["B-PER", "E-PER", "S-LOC", "E-LOC"], "BIOES")
+    (['B-PER', 'I-PER', 'B-LOC', 'B-LOC'], 3)
     """
-    bio, previous = [], ("O", "")
+    bio, previous, broken = [], ("O", ""), None
     for i, tag in enumerate(tags):
         prefix, entity_type = split_tag(tag)
         # Under BIOES an entity that E- or S- has closed cannot be continued.
         open_type = "" if previous[0] in "ES" else previous[1]
-        if prefix in "IE" and entity_type != open_type and scheme != "IOB1":
-            before = f'follows "{tags[i - 1]}"' if i else "starts a sentence"
-            raise ValueError(i, f'tag "{tag}" {before}, but no {entity_type} entity is open there (scheme {scheme})')
-        starts = prefix in "BS" or (prefix == "I" and entity_type != open_type)
-        bio.append("O" if prefix == "O" else f"{'B' if starts else 'I'}-{entity_type}")
+        continues = prefix in "IE" and entity_type == open_type
+        if prefix in "IE" and not continues and scheme != "IOB1" and broken is None:
+            broken = i
+        bio.append("O" if prefix == "O" else f"{'I' if continues else 'B'}-{entity_type}")
         previous = prefix, entity_type
-    return bio
+    return bio, broken
 
 
 def bio_label_list(types: Iterable[str]) -> list[str]:
@@ -86,15 +83,17 @@ def bio_label_list(types: Iterable[str]) -> list[str]:
 
 @functools.cache
 def word_pattern() -> re.Pattern:
-    """A word: letters and digits with inner dots, dashes and apostrophes ("U.S.", "follow-up", "12,400", "O'Brien";
-    "n't" stays with its verb), a clitic ("'s", "'ll"), or one mark on its own. CoNLL's way, as far as a rule can.
+    """A word: letters and digits with inner dashes, apostrophes ("follow-up", "O'Brien"; "n't" stays with its verb),
+    dots before a small letter ("amazon.com") or marks between digits ("12,400"); letters with dots ("U.S."); a clitic
+    ("'s", "'ll"); or one mark on its own. CoNLL's way, as far as a rule can. "Paris,London" is three words.
 
     Of Chinese and Japanese each character is a word, for nothing stands between words. Accents and vowel signs belong
     to the letter before them, as do the joiners within words of Persian; for Python's `\\w` they are no letters.
     """
     signs = "".join(c for c in map(chr, range(0x300, 0x20000)) if unicodedata.category(c).startswith("M"))
     letter = rf"(?:[^\W{IDEOGRAPHS}]|[{signs}\u200c\u200d])"
-    inner = rf"(?:(?!{CLITIC})[.,:/'’-]?{letter}+|&{letter}+)*"
+    joint = r"['’-]|\.(?=(?-i:[a-z]))|(?<=\d)[.,:/](?=\d)"
+    inner = rf"(?:(?!{CLITIC})(?:{joint})?{letter}+|&{letter}+)*"
     return re.compile(rf"(?:[^\W\d_]\.){{2,}}|{CLITIC}|[{IDEOGRAPHS}]|{letter}+{inner}|\S", re.IGNORECASE)
 
 
@@ -108,29 +107,33 @@ def split_words(text: str) -> list[tuple[int, int]]:
     return [match.span() for match in word_pattern().finditer(text)]
 
 
-def spans_to_tags(words: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int, str]]) -> tuple[list[str], list]:
-    """BIO tags of the words under character spans (start, end, label); a word that a span cuts belongs to it whole.
+def spans_to_tags(text: str, spans: Iterable[tuple[int, int, str]]) -> tuple[list[tuple[int, int]], list[str]]:
+    """Words of a text, which part at the ends of the spans too, and their BIO tags under these (start, end, label).
 
-    Returns the tags and the spans that cut a word.
+    Blanks at the ends of a span do not belong to it; the same span twice is one.
 
-    >>> spans_to_tags([(0, 3), (4, 9), (9, 10)], [(4, 9, "PER")])
-    (['O', 'B-PER', 'O'], [])
+    >>> spans_to_tags("Oslo-Bern", [(0, 4, "LOC"), (5, 9, "LOC")])
+    ([(0, 4), (4, 5), (5, 9)], ['B-LOC', 'O', 'B-LOC'])
 
     Raises:
         ValueError: two spans claim one word, or a span holds no word.
     """
-    tags, cut = ["O"] * len(words), []
-    for start, end, label in sorted(spans):
-        inside = [i for i, (word_start, word_end) in enumerate(words) if word_start < end and word_end > start]
+    trimmed = set()
+    for start, end, label in spans:
+        inside = text[start:end]
+        trimmed.add((start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip()), label))
+    edges = sorted({0, len(text), *(edge for start, end, _ in trimmed for edge in (start, end))})
+    words = [(a + start, a + end) for a, b in pairwise(edges) for start, end in split_words(text[a:b])]
+    tags = ["O"] * len(words)
+    for start, end, label in sorted(trimmed):
+        inside = [i for i, word in enumerate(words) if start <= word[0] and word[1] <= end]
         if not inside:
             raise ValueError(f"entity {start}-{end} ({label}) holds no word")
         if any(tags[i] != "O" for i in inside):
             raise ValueError(f"entity {start}-{end} ({label}) overlaps the one before it; keep one of the two")
-        if (words[inside[0]][0], words[inside[-1]][1]) != (start, end):
-            cut.append((start, end, label))
         for i in inside:
             tags[i] = f"{'B' if i == inside[0] else 'I'}-{label}"
-    return tags, cut
+    return words, tags
 
 
 def entity_spans(tags: Sequence[str], words: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, str]]:
@@ -161,33 +164,45 @@ def tagged_sentences(
     Args:
         scheme: of the tags; None detects it. "plain" leaves them as they are, for tags that are no entities.
 
+    A tag that continues an entity which is not there begins one, as in `conlleval`, and is noted.
+
     Raises:
-        InputError: words and tags of unequal length, no tags, an unknown prefix, a broken sequence, overlapping spans.
+        InputError: words and tags of unequal length, no tags, an unknown prefix, overlapping spans, or more than one
+            entity in 20 that begins without a B-.
     """
     parsed = functools.partial(tagged_row, source.name, tokens_column, tags_column, label_list)
     scheme = scheme or detect_scheme_of(source.name, (parsed(place, row) for place, row in source.rows()))
+    begin = broken = 0
+    first = ""
     for place, row in source.rows():
-        example = parsed(place, row)
-        example["ner_tags"] = row_to_bio(source.name, example, scheme)
-        example.pop("lines", None)
-        if scheme not in ("BIO", "plain"):
-            example["note"] = example["note"] or f"{scheme} tags converted to BIO"
-        yield example
+        example = in_bio(parsed(place, row), scheme)
+        begin += sum(tag.startswith("B-") for tag in example["ner_tags"] or [])
+        if example["note"] == BROKEN:
+            broken, first = broken + 1, first or example["place"]
+        yield {name: example[name] for name in ("tokens", "ner_tags", "document", "place", "note")}
+    if broken > 0.05 * begin:
+        raise InputError(
+            f"{source.name}, {first}: a tag continues an entity that is not there, as in {broken - 1} more sentences; "
+            f"that is too often for the scheme {scheme}: is B- missing, or are lines out of order?"
+        )
 
 
 def bio_tags(name: str, rows: list[dict], scheme: str | None = None) -> list[list[str]]:
     """The tags of rows that `tagged_row` gave, in BIO, whatever their scheme; see `tagged_sentences`."""
     scheme = scheme or detect_scheme_of(name, iter(rows))
-    return [row_to_bio(name, row, scheme) for row in rows]
+    return [in_bio(row, scheme)["ner_tags"] for row in rows]
 
 
-def row_to_bio(name: str, row: dict, scheme: str) -> list[str] | None:
-    """`to_bio` with the place of a broken sequence in the message; plain tags stay as they are."""
-    try:
-        return row["ner_tags"] if row["ner_tags"] is None or scheme == "plain" else to_bio(row["ner_tags"], scheme)
-    except ValueError as error:
-        i, message = error.args
-        raise InputError(f"{name}, {token_place(row['place'], row.get('lines'), i)}: {message}") from None
+def in_bio(row: dict[str, Any], scheme: str) -> dict[str, Any]:
+    """A row with its tags in BIO, and a note of what was changed; plain tags stay as they are."""
+    if row["ner_tags"] is None or scheme == "plain":
+        return row
+    tags, broken = to_bio(row["ner_tags"], scheme)
+    note = "" if scheme == "BIO" else f"{scheme} tags converted to BIO"
+    if broken is not None:
+        note = BROKEN
+        row = row | {"place": token_place(row["place"], row.get("lines"), broken)}
+    return row | {"ner_tags": tags, "note": note or row["note"]}
 
 
 def token_place(place: str, lines: list[int] | None, i: int) -> str:
@@ -203,7 +218,8 @@ def detect_scheme_of(name: str, examples: Iterator[dict]) -> str:
                 if not is_tag(tag):
                     raise InputError(
                         f"{name}, {token_place(example['place'], example.get('lines'), i)}: "
-                        f'tag "{tag}" has an unknown prefix; known are O and B-, I-, E-, S-, L-, U- before a type'
+                        f'tag "{tag}" has an unknown prefix; known are O and B-, I-, E-, S-, L-, U-, M- before a type'
+                        + (" (--tags_column 4 takes column 4 of these)" if len(example.get("columns", ())) > 2 else "")
                     )
             yield example["ner_tags"] or []
 
@@ -215,7 +231,9 @@ def tagged_row(
 ) -> dict:
     """One row in the form of `tagged_sentences`, its tags still in the scheme of the file."""
     tokens_name = tokens_column or next((c for c in TOKEN_COLUMNS if c in row), None)
-    example = {"document": row.get("document", -1), "place": place, "note": ""}
+    example = {"document": row.get("document", -1), "place": place, "note": row.get("note") or ""}
+    by_number = {str(i): values for i, values in enumerate(row.get("columns", ()), 1)}  # of a CoNLL file
+    row = row | {name: by_number[name] for name in (tokens_column, tags_column) if name in by_number}
     if not isinstance(example["document"], int):
         example["document"] = -1
     if tokens_column is None and "text" in row and ("entities" in row or tokens_name is None):
@@ -260,10 +278,8 @@ def tagged_text(name: str, place: str, row: dict) -> dict:
     text, spans = row["text"], row.get("entities")
     if not isinstance(text, str) or not text.strip():
         raise InputError(f'{name}, {place}: "text" is empty or no text; delete the row')
-    words = split_words(text)
-    tokens = [text[start:end] for start, end in words]
     if spans is None:
-        return {"tokens": tokens, "ner_tags": None}
+        return {"tokens": [text[start:end] for start, end in split_words(text)], "ner_tags": None}
     try:
         checked = [(span["start"], span["end"], span["label"]) for span in spans]
         for start, end, label in checked:
@@ -271,13 +287,12 @@ def tagged_text(name: str, place: str, row: dict) -> dict:
                 raise TypeError
             if not 0 <= start < end <= len(text):
                 raise ValueError(f"entity {start}-{end} ({label}) lies outside the text of {len(text)} characters")
-        tags, cut = spans_to_tags(words, checked)
+        words, tags = spans_to_tags(text, checked)
     except (TypeError, KeyError):
         raise InputError(f'{name}, {place}: "entities" is no list of {{"start", "end", "label"}}') from None
     except ValueError as error:
         raise InputError(f"{name}, {place}: {error}") from None
-    note = "an entity cuts a word; the whole word is taken" if cut else ""
-    return {"tokens": tokens, "ner_tags": tags, "note": note}
+    return {"tokens": [text[start:end] for start, end in words], "ner_tags": tags}
 
 
 # Splits of tagged sentences
@@ -315,6 +330,9 @@ def entity_types(datasets: Any) -> set[str]:
             )
     if "train" not in found:
         return {entity_type for types in found.values() for entity_type in types}
+    for pair in pairwise(sorted(found["train"], key=str.casefold)):
+        if pair[0].casefold() == pair[1].casefold():
+            log.warning("Warning: %s and %s are two types, which differ in upper and lower case alone.", *pair)
     if not found["train"]:
         name = source_name(datasets["train"], "train")
         raise InputError(f"{name}: every tag is O, so there is nothing to learn; check the column of tags")
@@ -346,14 +364,26 @@ def tagged_rows(dataset: Any, predicted: list[list[str]]) -> list[dict[str, Any]
 
 
 def conll_block(row: dict[str, Any]) -> str:
-    """A sentence in the column form that `conlleval` reads: word, tag (where known), predicted tag.
+    """A sentence in the column form that `conlleval` reads: word, tag (where known), predicted tag; with tabs between
+    them where a word or a type holds a blank.
 
     >>> print(conll_block({"tokens": ["Ada"], "ner_tags": ["B-PER"], "predicted": ["O"]}), end="")
     Ada B-PER O
     """
     columns = [row["tokens"], *([row["ner_tags"]] if row["ner_tags"] else []), row["predicted"]]
-    blank = "\t" if any(" " in word for word in row["tokens"]) else " "
+    blank = "\t" if any(" " in text for column in columns for text in column) else " "
     return "".join(blank.join(fields) + "\n" for fields in zip(*columns, strict=True))
+
+
+def has_conll_form(rows: list[dict[str, Any]]) -> bool:
+    """Whether sentences can stand in columns: no word is empty or a comment, or holds a tab or a line end."""
+    odd = next(
+        (word for row in rows for word in row["tokens"] if not re.fullmatch(r"(?! )[^\t\r\n\0]*(?<! )", word)), None
+    )
+    odd = next((word for row in rows for word in row["tokens"] if word in ("", "#", "-DOCSTART-")), odd)
+    if odd is not None:
+        log.warning("Warning: predictions.conll is not written, for columns cannot hold the word %r.", odd)
+    return odd is None
 
 
 # Words to model inputs and back

@@ -171,7 +171,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         words.show_entities(split, datasets[split], predicted, facts[split].get("lookup_f1"))
         sentences = words.tagged_rows(datasets[split], predicted)
         runs.write_predictions(run.file("predictions.jsonl", split), sentences, json.dumps)
-        runs.write_predictions(run.file("predictions.conll", split), sentences, words.conll_block)
+        if words.has_conll_form(sentences):
+            runs.write_predictions(run.file("predictions.conll", split), sentences, words.conll_block)
 
     # 9. Finish the run, and draw the report.
     runs.finish_run(run, trainer, results, facts)

@@ -85,7 +85,8 @@ def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[Da
     )
     options = dict(text_columns=columns, label_column=label_column, names=names, is_task=args.task_name is not None)
     datasets = data.load_splits(sources, texts.labelled_texts, FEATURES, **options)
-    label_list = texts.label_names(datasets, names, args.regression if args.task_name is None else names is None)
+    regression = args.regression if args.task_name is None else names is None
+    datasets, label_list = texts.checked_labels(datasets, names, regression)
     if training_args.do_train and training_args.do_eval and "validation" not in datasets:
         datasets |= data.hold_out(
             datasets["train"], training_args.seed, **texts.label_groups(datasets["train"], label_list is None)

@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from common.data import Source, build_dataset, file_digest, hold_out
 from common.errors import InputError
 from common.metrics import label_scores, score
-from common.texts import find_columns, label_groups, label_names, labelled_texts
+from common.texts import checked_labels, find_columns, label_groups, labelled_texts
 from common.training import balanced_class_weights, model_label_list
 from recipes import nli, predict, text_classification
 from tests.conftest import logged, save_tiny_bert
@@ -96,7 +96,7 @@ def test_parquet_keeps_its_class_names(tmp_path):
 )
 def test_what_labels_mean(labels, expected):
     rows = {"text": ["x"] * 3, "text_pair": [None] * 3, "label": labels, "place": ["line 2", "line 3", "line 4"]}
-    assert label_names({"train": Dataset.from_dict(rows)}, None, None) == expected
+    assert checked_labels({"train": Dataset.from_dict(rows)}, None, None)[1] == expected
 
 
 BAD = [
@@ -126,13 +126,13 @@ def test_labels_that_training_has_not_seen_and_single_classes(tmp_path):
     """Not `KeyError: 7`, as the example scripts answer."""
     train = read(write_csv(tmp_path / "t.csv", ["a,1", "b,2"]))
     with pytest.raises(InputError, match=r'v.csv, line 3: label "7" does not occur in train \(1, 2\)'):
-        label_names({"train": train, "validation": read(write_csv(tmp_path / "v.csv", ["a,1", "b,7"]))}, None, None)
+        checked_labels({"train": train, "validation": read(write_csv(tmp_path / "v.csv", ["a,1", "b,7"]))}, None, None)
     with pytest.raises(InputError, match="every label is 1"):
-        label_names({"train": read(write_csv(tmp_path / "o.csv", ["a,1", "b,1"]))}, None, None)
+        checked_labels({"train": read(write_csv(tmp_path / "o.csv", ["a,1", "b,1"]))}, None, None)
     with pytest.raises(InputError, match="is none of not_equivalent, equivalent"):
         read(write_csv(tmp_path / "x.csv", ["a,2"]), names=["not_equivalent", "equivalent"])
     with pytest.raises(InputError, match=r's.csv, line 3: label "good" is no number'):
-        label_names({"train": read(write_csv(tmp_path / "s.csv", ["a,1.5", "b,good"]))}, None, True)
+        checked_labels({"train": read(write_csv(tmp_path / "s.csv", ["a,1.5", "b,good"]))}, None, True)
 
 
 def test_held_out_rows_are_stratified_and_copies_stay_together(tmp_path):
@@ -159,7 +159,7 @@ def test_withheld_labels_of_glue_are_none(tmp_path):
 
 def test_negative_whole_numbers_are_scores_too():
     rows = {"text": ["x"] * 3, "text_pair": [None] * 3, "label": ["-1", "0.25", "1"], "place": ["a", "b", "c"]}
-    assert label_names({"train": Dataset.from_dict(rows)}, None, None) is None
+    assert checked_labels({"train": Dataset.from_dict(rows)}, None, None)[1] is None
 
 
 def test_features_are_not_shared_between_tokenizers_of_one_vocabulary(tiny):
@@ -253,7 +253,7 @@ def test_a_test_file_alone_matches_labels_by_name(tiny, tmp_path):
         text_classification.main(f"{base}/c --do_eval false --test_file {other}".split())
 
 
-def test_text_classification_learns_and_keeps_its_label_names(tiny, tmp_path, capsys):
+def test_text_classification_learns_and_keeps_its_checked_labels(tiny, tmp_path, capsys):
     """Text labels, and a saved model that answers with them through `pipeline()`."""
     rows = [f"{text},{('chilly', 'cosy')[label]}" for text, label in sentences(240, 0)]
     train, held_out = write_csv(tmp_path / "train.csv", rows[:200]), write_csv(tmp_path / "dev.csv", rows[200:])

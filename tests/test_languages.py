@@ -58,9 +58,8 @@ def tagged(language):
     text, entities, *_ = ROWS[language]
     text = decomposed(text)
     spans = [(text.index(name), text.index(name) + len(name), label) for name, label in entities]
-    words = split_words(text)
-    tags, cut = spans_to_tags(words, spans)
-    assert not cut
+    words, tags = spans_to_tags(text, spans)
+    assert words == split_words(text)
     return [text[start:end] for start, end in words], tags
 
 

@@ -16,11 +16,13 @@ SAME_IN = {
 @pytest.mark.parametrize("scheme", SAME_IN)
 def test_every_scheme_is_recognised_and_becomes_the_same_bio(scheme):
     assert detect_scheme([SAME_IN[scheme]]) == scheme
-    assert to_bio(SAME_IN[scheme], scheme) == BIO
+    assert to_bio(SAME_IN[scheme], scheme) == (BIO, None)
 
 
 def test_bilou_is_bioes_by_other_letters():
-    assert to_bio(["U-PER", "B-LOC", "I-LOC", "L-LOC"], "BIOES") == ["B-PER", "B-LOC", "I-LOC", "I-LOC"]
+    for tags in (["U-PER", "B-LOC", "I-LOC", "L-LOC"], ["S-PER", "B-LOC", "M-LOC", "E-LOC"]):
+        assert detect_scheme([tags]) == "BIOES"
+        assert to_bio(tags, "BIOES") == (["B-PER", "B-LOC", "I-LOC", "I-LOC"], None)
 
 
 @pytest.mark.parametrize(
@@ -32,10 +34,9 @@ def test_bilou_is_bioes_by_other_letters():
         (["E-PER"], "BIOES", 0),
     ],
 )
-def test_a_broken_sequence_names_its_place(tags, scheme, index):
-    with pytest.raises(ValueError) as error:
-        to_bio(tags, scheme)
-    assert error.value.args[0] == index
+def test_what_continues_an_entity_that_is_not_there_begins_one(tags, scheme, index):
+    bio, broken = to_bio(tags, scheme)
+    assert broken == index and bio[index].startswith("B-") and to_bio(bio, "BIO") == (bio, None)
 
 
 def to_iob1(bio):
@@ -54,8 +55,7 @@ well_formed = st.lists(st.tuples(st.sampled_from(["", "PER", "LOC"]), st.integer
 
 @given(well_formed)
 def test_iob1_round_trip(bio):
-    assert to_bio(to_iob1(bio), "IOB1") == bio
-    assert to_bio(bio, "BIO") == bio
+    assert to_bio(to_iob1(bio), "IOB1") == to_bio(bio, "BIO") == (bio, None)
 
 
 @given(well_formed)
@@ -73,11 +73,40 @@ def test_words_cover_every_visible_character_once(text):
     assert set(covered) == {i for i, c in enumerate(text) if not c.isspace()}
 
 
-def test_spans_that_cut_a_word_take_it_whole_and_are_told():
-    tags, cut = spans_to_tags([(0, 6)], [(0, 3, "PER")])
-    assert (tags, cut) == (["B-PER"], [(0, 3, "PER")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Paris,London", ["Paris", ",", "London"]),
+        ("Obama.He left", ["Obama", ".", "He", "left"]),
+        ("Oslo-Bern on amazon.com", ["Oslo-Bern", "on", "amazon.com"]),
+        (
+            "Lima/Riga, 12,400 at 10:30 in the U.S.",
+            ["Lima", "/", "Riga", ",", "12,400", "at", "10:30", "in", "the", "U.S."],
+        ),
+        ("don't e.g. 3.5% A.B", ["don't", "e.g.", "3.5", "%", "A", ".", "B"]),
+    ],
+)
+def test_words_of_raw_text(text, words):
+    assert [text[start:end] for start, end in split_words(text)] == words
 
 
-def test_overlapping_spans_are_refused():
-    with pytest.raises(ValueError, match="overlaps"):
-        spans_to_tags([(0, 3), (4, 7)], [(0, 7, "ORG"), (4, 7, "LOC")])
+@pytest.mark.parametrize(
+    ("text", "spans", "tagged"),
+    [
+        ("Paris,London", [(0, 5, "LOC"), (6, 12, "LOC")], "Paris/B-LOC ,/O London/B-LOC"),
+        ("Oslo-Bern", [(0, 4, "LOC"), (5, 9, "LOC")], "Oslo/B-LOC -/O Bern/B-LOC"),
+        ("Lima ran", [(0, 5, "PER"), (0, 4, "PER"), (0, 5, "PER")], "Lima/B-PER ran/O"),
+        ("Londoners ran", [(0, 6, "LOC")], "London/B-LOC ers/O ran/O"),
+    ],
+)
+def test_words_part_at_the_ends_of_spans(text, spans, tagged):
+    words, tags = spans_to_tags(text, spans)
+    assert " ".join(f"{text[a:b]}/{tag}" for (a, b), tag in zip(words, tags, strict=True)) == tagged
+
+
+@pytest.mark.parametrize(
+    ("spans", "message"), [([(0, 7, "ORG"), (4, 7, "LOC")], "overlaps"), ([(3, 4, "LOC")], "holds no word")]
+)
+def test_spans_that_cannot_be_tags_are_refused(spans, message):
+    with pytest.raises(ValueError, match=message):
+        spans_to_tags("New York", spans)
