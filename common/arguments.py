@@ -120,13 +120,11 @@ class ShowHelp(argparse.Action):
     """`--help`: the flags called `const` alone; with None all."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, const: Any, help: str):
-        super().__init__(
-            option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, const=const, help=help
-        )
+        super().__init__(option_strings, "help", nargs=0, const=const, default=argparse.SUPPRESS, help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
         for action in parser._actions:
-            is_negation = action.option_strings[0].startswith("--no_") and action.const is False
+            is_negation = action.nargs == 0 and action.const is False  # --no_x beside --x
             if is_negation or (self.const is not None and action.dest not in self.const):
                 action.help = argparse.SUPPRESS
         parser.print_help()

@@ -372,7 +372,7 @@ def lock_folder(folder: Path) -> Any:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / LOCK)
+        lock = filelock.FileLock(folder / LOCK, is_singleton=True)  # the same process may begin again after a fault
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise InputError(f"{folder}: another process is running in it; wait, or choose another --output_dir") from None
@@ -382,7 +382,7 @@ def lock_folder(folder: Path) -> Any:
 
 
 def release(folder: Path, lock: Any) -> None:
-    lock.release()
+    lock.release(force=True)
     (folder / LOCK).unlink(missing_ok=True)
 
 

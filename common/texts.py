@@ -77,8 +77,9 @@ def find_columns(
                 "files with --text_columns"
             )
         others = [column for column in LABEL_COLUMNS if column in row and column not in texts]
-        if label_column is not None and label_column not in row and others:
-            raise InputError(f"{name}: has no column {label_column}, but {others[0]}; give all files the same names")
+        if label_column is not None and label_column not in row and (others or "test" not in sources):
+            columns = ", ".join(row)
+            raise InputError(f"{name}: has no column {label_column}, only {columns}; name one with --label_column")
     return texts, label_column
 
 
@@ -264,8 +265,11 @@ def predicted_rows(
     return rows
 
 
-def answers(predictions: Any, label_list: Sequence[str] | None, multi_label: bool = False) -> list[dict[str, Any]]:
+def answers(
+    predictions: Any, label_list: Sequence[str] | None, multi_label: bool = False, top_k: int = 1
+) -> list[dict[str, Any]]:
     """The label with its probability, or the score; with `multi_label` every label whose probability is over a half.
+    With `top_k` above 1 also so many labels with their `probabilities`, the likeliest first.
 
     >>> import numpy as np
     >>> answers(np.array([[0.0, 2.0]]), ["no", "yes"]), answers(np.array([[3.25]]), None)
@@ -285,10 +289,13 @@ def answers(predictions: Any, label_list: Sequence[str] | None, multi_label: boo
         return found
     probabilities = softmax(predictions, axis=-1)
     best = probabilities.argmax(axis=-1)
-    return [
-        {"predicted": label_list[i], "probability": round(float(row[i]), 4)}
-        for i, row in zip(best, probabilities, strict=True)
-    ]
+    found = []
+    for i, row in zip(best, probabilities, strict=True):
+        found.append({"predicted": label_list[i], "probability": round(float(row[i]), 4)})
+        if top_k > 1:
+            ranked = sorted(zip(row, label_list, strict=True), key=lambda pair: -pair[0])[:top_k]
+            found[-1]["probabilities"] = {label: round(float(p), 4) for p, label in ranked}
+    return found
 
 
 def tokenize_texts(

@@ -5,6 +5,7 @@ Each departure from the stock `Trainer` names the defect that it mends.
 
 import contextlib
 import functools
+import inspect
 import logging
 import math
 import os
@@ -620,7 +621,24 @@ def freeze(model: Any, what: str | None) -> None:
     log.info("Trained parameters: %.1f of %.1f million (%.1f %%).", trained / 1e6, total / 1e6, 100 * trained / total)
 
 
-def compute_logits(model_class: Any, name: str, features: dict[str, list], collator: Any, batch_size: int) -> list[Any]:
+def load_for_prediction(model_class: Any, name: str) -> Any:
+    """A trained model on the device that Accelerate finds, packed on a CPU.
+
+    Raises:
+        InputError: weights are missing, of the head as well.
+    """
+    from accelerate import Accelerator
+
+    transformers.utils.logging.disable_progress_bar()  # its bar for reading weights takes less than a second
+    accelerator = Accelerator()
+    model, missing = read_weights(model_class, name)
+    refuse_missing(name, missing)
+    if accelerator.device.type == "cpu":
+        pack(model)
+    return accelerator.prepare_model(model.eval(), evaluation_mode=True)
+
+
+def compute_logits(model: Any, features: dict[str, list], collator: Any, batch_size: int) -> list[Any]:
     """The logits of each row of `features` in the order given.
 
     Args:
@@ -631,25 +649,12 @@ def compute_logits(model_class: Any, name: str, features: dict[str, list], colla
         One array per row: (tokens, labels), or (labels,) for a model that gives one answer per row; for one that
         marks the start and the end of a span (tokens, 2).
     """
-    import inspect
-
-    from accelerate import Accelerator
-    from tqdm.auto import tqdm
-
-    transformers.utils.logging.disable_progress_bar()  # its bar for reading weights takes less than a second
-    accelerator = Accelerator()
-    model, missing = read_weights(model_class, name)
-    refuse_missing(name, missing)
-    if accelerator.device.type == "cpu":
-        pack(model)
-    model = accelerator.prepare_model(model.eval(), evaluation_mode=True)
     read = [key for key in inspect.signature(model.forward).parameters if key in features and key != "labels"]
     rows = [dict(zip(read, values, strict=True)) for values in zip(*(features[key] for key in read), strict=True)]
     logits: list[Any] = []
-    bar = tqdm(total=len(rows), desc="Predicting", unit="window", delay=1)
     for start in range(0, len(rows), batch_size):
         chosen = rows[start : start + batch_size]
-        batch = collator(chosen).to(accelerator.device)
+        batch = collator(chosen).to(model.device)
         with torch.inference_mode():
             outputs = model(**batch)
         if "start_logits" in outputs:
@@ -658,8 +663,6 @@ def compute_logits(model_class: Any, name: str, features: dict[str, list], colla
             computed = outputs["logits"]
         for row, values in zip(chosen, computed.float().cpu().numpy(), strict=True):
             logits.append(values[: len(row["input_ids"])] if values.ndim == 2 else values)
-        bar.update(len(chosen))
-    bar.close()
     return logits
 
 

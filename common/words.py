@@ -121,14 +121,14 @@ def spans_to_tags(text: str, spans: Iterable[tuple[int, int, str]]) -> tuple[lis
     trimmed = set()
     for start, end, label in spans:
         inside = text[start:end]
+        if not inside.strip():
+            raise ValueError(f"entity {start}-{end} ({label}) holds no word")
         trimmed.add((start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip()), label))
     edges = sorted({0, len(text), *(edge for start, end, _ in trimmed for edge in (start, end))})
     words = [(a + start, a + end) for a, b in pairwise(edges) for start, end in split_words(text[a:b])]
     tags = ["O"] * len(words)
     for start, end, label in sorted(trimmed):
         inside = [i for i, word in enumerate(words) if start <= word[0] and word[1] <= end]
-        if not inside:
-            raise ValueError(f"entity {start}-{end} ({label}) holds no word")
         if any(tags[i] != "O" for i in inside):
             raise ValueError(f"entity {start}-{end} ({label}) overlaps the one before it; keep one of the two")
         for i in inside:
@@ -511,6 +511,25 @@ def tags_of_sentences(
         for i in np.flatnonzero(words >= 0):
             tags[sentence][words[i]] = label_list[labels[i]]
     return tags
+
+
+def values_of_words(
+    values: Iterable[Sequence[float]],
+    word_ids: Iterable[Sequence[int]],
+    sentence_of_window: Sequence[int],
+    words_per_sentence: Sequence[int],
+) -> list[list[float]]:
+    """As `tags_of_sentences`, a number for each word, such as the probability of its tag; 1 for a word without a piece.
+
+    >>> values_of_words([[0.1, 0.9, 0.8]], [[-1, 0, 2]], [0], [3])
+    [[0.9, 1.0, 0.8]]
+    """
+    found = [[1.0] * count for count in words_per_sentence]
+    for of_window, words, sentence in zip(values, word_ids, sentence_of_window, strict=True):
+        for value, word in zip(of_window, words, strict=False):
+            if word >= 0:
+                found[sentence][word] = float(value)
+    return found
 
 
 # What is printed

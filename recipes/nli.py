@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # 5. Features. What recipes/predict.py needs beside the weights stands in the config.
     max_length, _ = training.resolve_lengths(tokenizer, model.config, args.max_seq_length, 0)
-    settings = dict(text_columns=columns, max_seq_length=max_length, doc_stride=0)
+    settings = dict(task_name=args.task_name, text_columns=columns, max_seq_length=max_length, doc_stride=0)
     model.config.recipe = dict(module=Path(__file__).stem, task="text-classification", **settings)
     features = preprocess(datasets, label_list, tokenizer, max_length)
     facts = texts.describe(datasets, features, label_list)

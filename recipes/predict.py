@@ -1,11 +1,11 @@
 """Answers from a trained model: text, a file or standard input -> a readable table or JSON lines.
 
 What the model reads stands in its config, as the recipe that trained it wrote it there; inputs are cut into windows as
-the evaluation cut them.
+the evaluation cut them. There is one answer for each input, in order, also for one without text.
 
     python -m recipes.predict --model runs/ner --text "Ada Lovelace worked in London."
     python -m recipes.predict --model runs/ner --file data/test.conll --json > answers.jsonl
-    cat letters.txt | python -m recipes.predict --model runs/ner
+    cat letters.txt | python -m recipes.predict --model runs/ner --at_least 0.8
     python -m recipes.predict --model runs/qa --question "Who wrote it?" --context "Mary Shelley wrote it."
     python -m recipes.predict --model runs/qa --file data/questions.jsonl --json
 """
@@ -16,12 +16,24 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from common.data import decode_lines, is_tag, read_lines, read_rows
-from common.errors import InputError, OneLineParser, go_offline_without_hub, hub_errors, run_as_command
+from common.data import Source, decode_lines, is_tag, read_lines, read_rows
+from common.errors import (
+    InputError,
+    OneLineParser,
+    check_at_least_one,
+    check_range,
+    go_offline_without_hub,
+    hub_errors,
+    run_as_command,
+)
 from recipes.tools.model_card import task_of
+
+BLOCK = 1000  # rows in memory
+Input = tuple[str, dict[str, Any]]  # where it stands, and what it holds
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -36,21 +48,22 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--file", help="a text per line (.txt), or .conll .jsonl .json .parquet .csv .tsv as for training"
     )
-    parser.add_argument("--text_columns", nargs="+", help="columns of a file that hold the texts; unset: inferred")
+    parser.add_argument("--no_header", action="store_true", help="the .csv or .tsv begins with data")
+    parser.add_argument("--text_columns", nargs="+", help="columns of a file that hold the texts; unset: as trained")
     parser.add_argument("--label_column", help="column of a file that holds the label; unset: inferred")
+    parser.add_argument("--top_k", type=int, default=1, help="the K likeliest classes; unset: the likeliest alone")
+    parser.add_argument("--at_least", type=float, default=0.0, help="mark answers, drop entities, of less probability")
     parser.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     parser.add_argument("--batch_size", type=int, default=64, help="windows computed at once")
     return parser.parse_args(argv)
 
 
-def read_inputs(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, row) of each input; raw text becomes a row with `text`."""
-    if bool(args.text) + bool(args.file) + bool(args.question) > 1:
-        raise InputError("--text, --question and --file exclude each other")
-    if bool(args.question) != bool(args.context or args.context_file) or (args.context and args.context_file):
-        raise InputError("--question needs its text: either --context or --context_file")
-    if args.text_pair and len(args.text or []) != len(args.text_pair):
-        raise InputError(f"{len(args.text or [])} --text but {len(args.text_pair)} --text_pair; give one for each")
+def read_inputs(args: argparse.Namespace, tags: list[str] | None) -> Iterator[Input]:
+    """(place, row) of each input; raw text becomes a row with `text`.
+
+    Args:
+        tags: of a model that tags words, which also reads a .txt of columns; else None.
+    """
     if args.question:
         lines = read_lines(args.context_file) if args.context_file else [(1, args.context)]
         context = "\n".join(line for _, line in lines)
@@ -59,46 +72,79 @@ def read_inputs(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]
         pairs = args.text_pair or [None] * len(args.text)
         for i, (text, pair) in enumerate(zip(args.text, pairs, strict=True), 1):
             yield f"text {i}", {"text": text} | ({"text_pair": pair} if pair is not None else {})
-    elif args.file and not is_plain_text(args.file):
-        yield from read_rows(args.file)
+    elif args.file and not is_plain_text(args.file, tags):
+        yield from read_rows(args.file, not args.no_header)
     else:
         if not args.file and sys.stdin.isatty():
             print("Reading a text per line; end with Ctrl-D.", file=sys.stderr)
         lines = read_lines(args.file) if args.file else decode_lines(sys.stdin.buffer, "standard input")
-        yield from ((f"line {i}", {"text": line}) for i, line in lines if line.strip())
+        yield from ((f"line {i}", {"text": line}) for i, line in lines)
 
 
-def is_plain_text(path: str) -> bool:
-    """A .txt file is raw text unless its first filled line looks like CoNLL columns."""
-
+def is_plain_text(path: str, tags: list[str] | None) -> bool:
+    """A .txt file is raw text, unless a tagger reads it and it is made of columns: as many in every line (of the first
+    thousand), the last of them tags that the model knows."""
     if Path(path).suffix.lower() != ".txt":
         return False
-    fields = next((line.split() for _, line in read_lines(path) if line.strip()), [])
-    return not (fields[:1] == ["-DOCSTART-"] or (len(fields) > 1 and is_tag(fields[-1])))
+    filled = [line for _, line in islice(read_lines(path), BLOCK) if line.strip()]
+    rows = [line.split("\t") if "\t" in line else line.split() for line in filled]
+    rows = [row for row in rows if row[0] != "-DOCSTART-"]
+    types = {tag.partition("-")[2] or tag for tag in tags or ()}
+    known = {f"{prefix}-{name}" for prefix in "BIESLUM" for name in types} | types
+    is_columns = tags and len({len(row) for row in rows}) == 1 < len(rows[0]) and all(row[-1] in known for row in rows)
+    return not is_columns
 
 
-def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
+def main(argv: list[str] | None = None, keep: bool = True) -> list[dict[str, Any]]:
+    """Print the answers and return them, a dictionary for each input; without `keep` none, however many there are."""
     args = parse(argv)
-    if args.batch_size < 1:
-        raise InputError(f"--batch_size {args.batch_size}: must be at least 1")
-    inputs = list(read_inputs(args))
-    if not inputs:
-        raise InputError(f"{args.file or 'standard input'}: holds no text")
+    check_at_least_one(args, "batch_size", "top_k")
+    check_range(args, 0, 1, "at_least")
+    if bool(args.text) + bool(args.file) + bool(args.question) > 1:
+        raise InputError("--text, --question and --file exclude each other")
+    if bool(args.question) != bool(args.context or args.context_file) or (args.context and args.context_file):
+        raise InputError("--question needs its text: either --context or --context_file")
+    if args.text_pair and len(args.text or []) != len(args.text_pair):
+        raise InputError(f"{len(args.text or [])} --text but {len(args.text_pair)} --text_pair; give one for each")
     if not os.path.exists(args.model) and args.model.startswith(("runs/", ".", "/")):
         raise InputError(f"{args.model}: no such folder; train a model first, for instance make train-ner OFFLINE=1")
     go_offline_without_hub(args.model)
+    from tqdm.auto import tqdm
     from transformers import AutoConfig
 
     with hub_errors("model", args.model):
         config = AutoConfig.from_pretrained(args.model)
-    predict = TASKS.get(task_of(config.to_dict()))
-    if predict is None:
+    task = TASKS.get(task_of(config.to_dict()))
+    if task is None:
         own = (config.architectures or ["its config"])[0]
         raise InputError(f"{args.model}: {own} names no task that can be predicted; train it first")
-    if bool(args.question) != (predict is predict_answers) and not args.file:
-        given = "--question and --context" if predict is predict_answers else "--text"
+    if bool(args.question) != (task is Reader) and not args.file:
+        given = "--question and --context" if task is Reader else "--text"
         raise InputError(f"{args.model}: a model for another task than that; give {given}, or --file")
-    return predict(args, config, inputs)
+    predictor = task(args, config)
+    inputs = predictor.flat(read_inputs(args, predictor.label_list if task is Tagger else None))
+    answers: list[dict[str, Any]] = []
+    bar = tqdm(desc="Answered", unit=" inputs", delay=1, disable=not sys.stderr.isatty())
+    block_count = 0
+    while block := list(islice(inputs, BLOCK)):
+        block_count += 1
+        filled = [(place, row) for place, row in block if predictor.has_text(row)]
+        found = iter(predictor.answer(filled) if filled else [])
+        of_block = [
+            {"place": place} | (next(found) if predictor.has_text(row) else predictor.no_text) for place, row in block
+        ]
+        print(
+            "\n".join(json.dumps(a, ensure_ascii=False) for a in of_block) if args.json else predictor.shown(of_block)
+        )
+        answers += of_block if keep else []
+        bar.update(len(block))
+    bar.close()
+    if block_count == 0:
+        raise InputError(f"{args.file or 'standard input'}: holds no text")
+    if predictor.gold and None not in predictor.gold:
+        scored = predictor.scored()
+        print(f"Scored against {args.file or 'the input'}: {scored}", file=sys.stderr if args.json else sys.stdout)
+    return answers
 
 
 def model_class(name: str, config: Any, auto_class: Any) -> Any:
@@ -123,231 +169,299 @@ def model_class(name: str, config: Any, auto_class: Any) -> Any:
     )
 
 
-# Named entities
+class Predictor:
+    """A model with its tokenizer, loaded once.
+
+    Attributes:
+        no_text: the answer to an input without text.
+        gold: of the inputs answered so far, None for one that has none.
+    """
+
+    no_text: ClassVar[dict[str, Any]] = {"text": "", "note": "no text"}
+    is_split_into_words = False
+
+    def __init__(self, args: argparse.Namespace, config: Any, auto_class: Any, collator: Any):
+        from common import training
+
+        self.args, self.config, self.name = args, config, args.file or "input"
+        self.trained = training.recipe_settings(config)
+        self.tokenizer = training.load_tokenizer(args.model, is_split_into_words=self.is_split_into_words)
+        self.collator = collator(self.tokenizer)
+        self.model = training.load_for_prediction(model_class(args.model, config, auto_class), args.model)
+        self.gold: list[Any] = []
+        self.found: list[Any] = []
+
+    def logits(self, features: dict[str, list]) -> list[Any]:
+        from common.training import compute_logits
+
+        return compute_logits(self.model, features, self.collator, self.args.batch_size)
+
+    def flat(self, inputs: Iterator[Input]) -> Iterator[Input]:
+        return inputs
+
+    def has_text(self, row: dict[str, Any]) -> bool:
+        return not (isinstance(row.get("text", "-"), str) and not row.get("text", "-").strip() and "tokens" not in row)
 
 
-def predict_tags(args: argparse.Namespace, config: Any, inputs: list[tuple[str, dict]]) -> list[dict[str, Any]]:
-    """Tags and entities of each input; scored as well where every row has tags."""
-    from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
+class Tagger(Predictor):
+    """Tags and entities. An entity's probability is the least of its words', each that of the tag it was given."""
 
-    from common.metrics import entities, entity_scores, table, word_accuracy
-    from common.training import compute_logits, load_tokenizer, model_label_list, resolve_lengths
-    from common.words import (
-        bio_tags,
-        entity_spans,
-        entity_table,
-        split_words,
-        tagged_row,
-        tags_of_sentences,
-        tokenize_and_align_labels,
-    )
+    is_split_into_words = True
+    no_text: ClassVar[dict[str, Any]] = {"text": "", "tokens": [], "tags": [], "entities": [], "note": "no text"}
 
-    name = args.file or "input"
-    label_list = model_label_list(args.model, [], is_trained=True)
-    rows = [tagged_row(name, None, None, label_list, place, row) for place, row in inputs]
-    texts = [row.get("text") for _, row in inputs]
-    # Character spans where the words are those of the text, and not a column of their own.
-    words = [split_words(text) if text and isinstance(text, str) else None for text in texts]
-    words = [
-        spans if spans and row["tokens"] == [text[a:b] for a, b in spans] else None
-        for spans, text, row in zip(words, texts, rows, strict=True)
-    ]
+    def __init__(self, args: argparse.Namespace, config: Any):
+        from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
-    tokenizer = load_tokenizer(args.model, is_split_into_words=True)
-    max_length, stride = resolve_lengths(tokenizer, config, None, None)
-    batch = {"tokens": [row["tokens"] for row in rows]}
-    features = tokenize_and_align_labels(batch, range(len(rows)), tokenizer, max_length, stride)
-    logits = compute_logits(
-        model_class(args.model, config, AutoModelForTokenClassification),
-        args.model,
-        features,
-        DataCollatorForTokenClassification(tokenizer),
-        args.batch_size,
-    )
-    predicted = tags_of_sentences(
-        [window.argmax(-1) for window in logits],
-        features["word_ids"],
-        features["sentence"],
-        [len(row["tokens"]) for row in rows],
-        label_list,
-    )
+        from common.training import model_label_list, resolve_lengths
 
-    answers = []
-    for row, text, spans, tags in zip(rows, texts, words, predicted, strict=True):
-        if spans is None:
-            found = [
-                {"label": t, "text": " ".join(row["tokens"][a:b]), "first_word": a, "last_word": b - 1}
-                for t, a, b in entities(tags)
-            ]
-            answers.append({"tokens": row["tokens"], "tags": tags, "entities": found})
+        self.label_list = model_label_list(args.model, [], is_trained=True)
+        super().__init__(args, config, AutoModelForTokenClassification, DataCollatorForTokenClassification)
+        self.length, self.stride = resolve_lengths(self.tokenizer, config, None, None)
+
+    def answer(self, inputs: list[Input]) -> list[dict[str, Any]]:
+        from scipy.special import softmax
+
+        from common import metrics, words
+
+        rows = [words.tagged_row(self.name, None, None, self.label_list, place, row) for place, row in inputs]
+        batch = {"tokens": [row["tokens"] for row in rows]}
+        features = words.tokenize_and_align_labels(batch, range(len(rows)), self.tokenizer, self.length, self.stride)
+        windows = [softmax(logits, axis=-1) for logits in self.logits(features)]
+        places = features["word_ids"], features["sentence"], [len(row["tokens"]) for row in rows]
+        tags = words.tags_of_sentences([window.argmax(-1) for window in windows], *places, self.label_list)
+        sure = words.values_of_words([window.max(-1) for window in windows], *places)
+        self.gold += [row["ner_tags"] and row for row in rows]
+        self.found += tags
+        answers = []
+        for (_, given), row, of_row, probabilities in zip(inputs, rows, tags, sure, strict=True):
+            text, spans = given.get("text"), None
+            # Character spans where the words are those of the text, and not a column of their own.
+            if isinstance(text, str) and [text[a:b] for a, b in words.split_words(text)] == row["tokens"]:
+                spans = words.split_words(text)
+            entities = []
+            for label, first, end in metrics.entities(of_row):
+                entity = {"label": label, "text": " ".join(row["tokens"][first:end])}
+                entity |= {"first_word": first, "last_word": end - 1}
+                if spans:
+                    start, stop = spans[first][0], spans[end - 1][1]
+                    entity = {"label": label, "text": text[start:stop], "start": start, "end": stop}
+                entity["probability"] = round(min(probabilities[first:end]), 4)
+                entities += [entity] if entity["probability"] >= self.args.at_least else []
+            answer = {"text": text} if spans else {}
+            answer |= {"tokens": row["tokens"], "tags": of_row, "entities": entities}
+            answers.append(answer | {"probabilities": [round(value, 4) for value in probabilities]})
+        return answers
+
+    def shown(self, answers: list[dict[str, Any]]) -> str:
+        from common.metrics import table
+
+        lines = []
+        for answer in answers:
+            cells = [[e["text"], e["label"], *list(e.values())[2:]] for e in answer["entities"]]
+            header = ["start", "end"] if "text" in answer else ["first word", "last word"]
+            found = table(["entity", "type", *header, "probability"], cells) if cells else "no entities"
+            lines.append(f"{answer.get('text') or ' '.join(answer['tokens'])}\n{found}\n")
+        return "\n".join(lines)
+
+    def scored(self) -> str:
+        from common import metrics, words
+
+        if all(map(is_tag, self.label_list)):
+            return "\n" + words.entity_table(metrics.entity_scores(words.bio_tags(self.name, self.gold), self.found))
+        return f"accuracy {metrics.word_accuracy(words.bio_tags(self.name, self.gold, 'plain'), self.found):.4f}."
+
+
+class Classifier(Predictor):
+    """The label of a text, or of two, with its probability; or their score."""
+
+    no_text: ClassVar[dict[str, Any]] = {"text": "", "predicted": None, "probability": None, "note": "no text"}
+
+    def __init__(self, args: argparse.Namespace, config: Any):
+        from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
+
+        from common.training import model_label_list, resolve_lengths
+
+        self.label_list = model_label_list(args.model, [], is_trained=True)
+        super().__init__(args, config, AutoModelForSequenceClassification, DataCollatorWithPadding)
+        self.length, self.stride = resolve_lengths(self.tokenizer, config, None, self.trained.get("doc_stride", 0))
+        self.as_trained = self.trained.get("text_columns", ["text"])
+        self.columns, self.label_column = ["text", "text_pair"][: len(self.as_trained)], None
+        if args.file and Path(args.file).suffix.lower() != ".txt":
+            self.find_columns(args)
+
+    def find_columns(self, args: argparse.Namespace) -> None:
+        """As trained where the file has those; else inferred, as many, and said."""
+        from common.texts import find_columns
+
+        source = Source(args.file, digest="", path=args.file, has_header=not args.no_header)
+        _, first = next(source.rows(), (None, {}))
+        known = args.text_columns or (self.as_trained if all(c in first for c in self.as_trained) else None)
+        columns, self.label_column = find_columns({"test": source}, len(self.as_trained), known, args.label_column)
+        self.columns = list(columns)
+        if not known and "text_columns" in self.trained:
+            print(
+                f"{args.file}: column {' and '.join(columns)} is read for {' and '.join(self.as_trained)}.",
+                file=sys.stderr,
+            )
+
+    def has_text(self, row: dict[str, Any]) -> bool:
+        return not all(
+            isinstance(row.get(c), str) and not row[c].strip() for c in self.columns if c in row or c == "text"
+        )
+
+    def answer(self, inputs: list[Input]) -> list[dict[str, Any]]:
+        import numpy as np
+
+        from common import texts
+
+        rows = []
+        for place, row in inputs:
+            if (
+                len(self.columns) == 2
+                and "\t" in str(row.get("text"))
+                and "text_pair" not in row
+                and self.label_column is None
+            ):
+                row["text"], row["text_pair"] = row["text"].split("\t", 1)  # a pair per line, with a tab between
+            too_many = len(self.columns) == 1 and "text_pair" in row
+            if too_many or any(not isinstance(row.get(column), str) for column in self.columns):
+                what = "two texts: --text and --text_pair, or a line with a tab between them"
+                what = what if len(self.columns) == 2 else "one text"
+                raise InputError(f"{self.name}, {place}: this model reads {what}")
+            rows.append([row[column] for column in self.columns])
+        batch = {"text": [row[0] for row in rows], "text_pair": [row[1] if len(row) == 2 else None for row in rows]}
+        features = texts.tokenize_texts(batch, range(len(rows)), self.tokenizer, self.length, self.stride)
+        logits = texts.mean_over_windows(np.stack(self.logits(features)), features)
+        multi_label = self.config.problem_type == "multi_label_classification"
+        self.found += list(logits)
+        self.gold += [None if multi_label or not self.label_column else row.get(self.label_column) for _, row in inputs]
+        answers = []
+        for row, answer in zip(rows, texts.answers(logits, self.label_list, multi_label, self.args.top_k), strict=True):
+            given = {"text": row[0]} | ({"text_pair": row[1]} if len(row) == 2 else {})
+            probability = answer.get("probability")
+            unsure = isinstance(probability, float) and probability < self.args.at_least
+            answers.append(given | answer | ({"unsure": True} if unsure else {}))
+        return answers
+
+    def shown(self, answers: list[dict[str, Any]]) -> str:
+        from common.metrics import table
+
+        def cell(value: Any) -> Any:
+            return (
+                (", ".join(map(str, value)) or "none") if isinstance(value, list) else "-" if value is None else value
+            )
+
+        cells = []
+        for answer in answers:
+            text = " | ".join(answer[name] for name in ("text", "text_pair") if name in answer)[:90]
+            label = f"{cell(answer['predicted'])}{' (unsure)' * answer.get('unsure', False)}"
+            others = [f"{name} {p:.4f}" for name, p in list(answer.get("probabilities", {}).items())[1:]]
+            cells.append([label, *([cell(answer.get("probability"))] if self.label_list else []), *others, text])
+        width = max(map(len, cells))
+        header = ["label", "probability", *["next"] * (width - 3)] if self.label_list else ["score"]
+        return table([*header, "text"], [row[:-1] + [""] * (width - len(row)) + row[-1:] for row in cells])
+
+    def scored(self) -> str:
+        import numpy as np
+
+        from common.metrics import default_metrics, label_scores, score_line
+
+        logits = np.stack(self.found)
+        if self.label_list is None:
+            gold = [float(value) for value in self.gold]
         else:
-            found = [{"label": t, "text": text[a:b], "start": a, "end": b} for a, b, t in entity_spans(tags, spans)]
-            answers.append({"text": text, "tokens": row["tokens"], "tags": tags, "entities": found})
-
-    for answer in answers:
-        if args.json:
-            print(json.dumps(answer, ensure_ascii=False))
-        else:
-            print(answer.get("text") or " ".join(answer["tokens"]))
-            places = [[e["text"], e["label"], *list(e.values())[2:]] for e in answer["entities"]]
-            header = ["entity", "type", *(["start", "end"] if "text" in answer else ["first word", "last word"])]
-            print(table(header, places) + "\n" if places else "no entities\n")
-    if all(row["ner_tags"] is not None for row in rows):
-        if all(map(is_tag, label_list)):
-            scores = entity_table(entity_scores(bio_tags(name, rows), predicted))
-        else:
-            scores = f"accuracy {word_accuracy(bio_tags(name, rows, 'plain'), predicted):.4f}"
-        print(f"Scored against the tags of {name}:\n{scores}", file=sys.stderr if args.json else sys.stdout)
-    return answers
+            names = [str(value).strip() for value in self.gold]
+            # Numbers stand for the classes in their order where training took them so.
+            if self.trained.get("task_name") and not set(names) <= set(self.label_list):
+                numbers = {str(i): label for i, label in enumerate(self.label_list)}
+                names = [numbers.get(name, name) for name in names]
+            spelling = {label.casefold(): label for label in self.label_list}
+            names = [name if name in self.label_list else spelling.get(name.casefold(), name) for name in names]
+            unknown = next((name for name in names if name not in self.label_list), None)
+            if unknown is not None:
+                return f'not scored, for its label "{unknown}" is none of the model\'s: {", ".join(self.label_list)}.'
+            gold = [self.label_list.index(name) for name in names]
+        return f"{score_line(label_scores(logits, gold, self.label_list), default_metrics(self.label_list))}."
 
 
-# Labels and scores of one text or two
+class Reader(Predictor):
+    """The best answer to a question, its place, and the next best."""
 
+    label_list = None
+    no_text: ClassVar[dict[str, Any]] = {
+        "question": "",
+        "answer": "",
+        "start": None,
+        "end": None,
+        "probability": None,
+        "next": [],
+        "note": "no text",
+    }
 
-def predict_labels(args: argparse.Namespace, config: Any, inputs: list[tuple[str, dict]]) -> list[dict[str, Any]]:
-    """Label and probability, or score, of each input; scored as well where every row has a label."""
-    import numpy as np
-    from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
+    def __init__(self, args: argparse.Namespace, config: Any):
+        from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
 
-    from common.data import Source
-    from common.metrics import default_metrics, label_scores, score_line, table
-    from common.texts import answers, find_columns, label_name, mean_over_windows, tokenize_texts
-    from common.training import compute_logits, load_tokenizer, model_label_list, recipe_settings, resolve_lengths
+        from common.training import resolve_lengths
 
-    name = args.file or "input"
-    label_list = model_label_list(args.model, [], is_trained=True)
-    trained = recipe_settings(config)
-    texts = len(trained.get("text_columns", ["text"]))
-    columns, label_column = ("text", "text_pair")[:texts], None
-    if args.file and not is_plain_text(args.file):
-        source = Source(args.file, digest="", path=args.file)
-        known = args.text_columns
-        if not known and all(column in inputs[0][1] for column in trained.get("text_columns", ())):
-            known = trained["text_columns"]  # else they are inferred, as many
-        columns, label_column = find_columns({args.file: source}, texts, known, args.label_column)
-        if not args.text_columns and "recipe" in config.to_dict() and list(columns) != trained["text_columns"]:
-            as_trained = " and ".join(trained["text_columns"])
-            print(f"{args.file}: {' and '.join(columns)} is read for {as_trained}.", file=sys.stderr)
-    rows = []
-    for place, row in inputs:
-        if texts == 2 and label_column is None and "\t" in str(row.get("text", "")) and "text_pair" not in row:
-            row["text"], row["text_pair"] = row["text"].split("\t", 1)  # a pair per line, with a tab between
-        if any(not isinstance(row.get(column), str) for column in columns) or (texts == 1 and "text_pair" in row):
-            what = "two texts: --text and --text_pair, or a line with a tab between them" if texts == 2 else "one text"
-            raise InputError(f"{name}, {place}: this model reads {what}")
-        rows.append([row[column] for column in columns])
-    tokenizer = load_tokenizer(args.model)
-    max_length, stride = resolve_lengths(tokenizer, config, None, trained.get("doc_stride", 0))
-    pairs = [row[1] if len(row) == 2 else None for row in rows]
-    batch = {"text": [row[0] for row in rows], "text_pair": pairs}
-    features = tokenize_texts(batch, range(len(rows)), tokenizer, max_length, stride)
-    collator = DataCollatorWithPadding(tokenizer)
-    model = model_class(args.model, config, AutoModelForSequenceClassification)
-    logits = compute_logits(model, args.model, features, collator, args.batch_size)
-    logits = mean_over_windows(np.stack(logits), features)
-    multi_label = config.problem_type == "multi_label_classification"
+        super().__init__(args, config, AutoModelForQuestionAnswering, DataCollatorWithPadding)
+        self.length, self.stride = resolve_lengths(self.tokenizer, config, None, None, default=384, parts=3)
+        self.version_2 = self.trained.get("version_2_with_negative", False)
+        self.threshold = self.trained.get("null_threshold", 0.0) if self.version_2 else None
 
-    def cell(value: Any) -> Any:
-        return (", ".join(map(str, value)) or "none") if isinstance(value, list) else value
+    def flat(self, inputs: Iterator[Input]) -> Iterator[Input]:
+        from common.questions import question_rows
 
-    found = [{"text": row[0]} | ({"text_pair": row[1]} if len(row) == 2 else {}) for row in rows]
-    found = [texts | answer for texts, answer in zip(found, answers(logits, label_list, multi_label), strict=True)]
+        return question_rows(Source(self.name, digest="", given=inputs))
 
-    if args.json:
-        for answer in found:
-            print(json.dumps(answer, ensure_ascii=False))
-    else:
-        shown = [
-            [cell(a["predicted"]), *([cell(a["probability"])] if label_list else []), " | ".join(r)[:90]]
-            for a, r in zip(found, rows, strict=True)
-        ]
-        print(table(["label" if label_list else "score", *(["probability"] if label_list else []), "text"], shown))
-    gold = [row.get(label_column) if label_column else None for _, row in inputs]
-    if all(value not in (None, "", -1, "-1") for value in gold) and not multi_label:
-        if label_list:
-            named = [
-                label_name(f"{name}, {p}", label_column, v, label_list) for (p, _), v in zip(inputs, gold, strict=True)
-            ]
-            ids = [label_list.index(label) for label in named]
-        else:
-            ids = [float(value) for value in gold]
-        scores = label_scores(logits, ids, label_list)
-        figures = score_line(scores, default_metrics(label_list))
-        print(f"Scored against the labels of {name}: {figures}.", file=sys.stderr if args.json else sys.stdout)
-    return found
+    def has_text(self, row: dict[str, Any]) -> bool:
+        return not any(isinstance(row.get(name), str) and not row[name].strip() for name in ("question", "context"))
 
+    def answer(self, inputs: list[Input]) -> list[dict[str, Any]]:
+        from common import metrics, questions
 
-# Answers to questions
+        rows = list(questions.questions_and_answers(Source(self.name, digest="", given=inputs)))
+        batch = {column: [row[column] for row in rows] for column in ("question", "context")}
+        features = questions.tokenize_questions(batch, range(len(rows)), self.tokenizer, self.length, self.stride)
+        logits = self.logits(features)
+        starts, ends = (questions.padded([window[:, i] for window in logits]) for i in (0, 1))
+        limits = questions.resolve_answer_limits(self.trained)
+        spans = questions.choose_answers(starts, ends, features, batch["context"], **limits)
+        self.gold += [row["answers"] for row in rows]
+        self.found += [{"n_best": of_row["n_best"], "null_score": of_row["null_score"]} for of_row in spans]
+        answers = []
+        for row, of_row, text in zip(rows, spans, metrics.chosen_answers(spans, self.threshold), strict=True):
+            candidates = questions.with_probabilities(of_row, self.version_2)
+            best = next((c for c in candidates if c["text"] == text), {"start": None, "end": None, "probability": 0.0})
+            answer = {"id": row["id"], "question": row["question"], "answer": text}
+            answer |= {key: best[key] for key in ("start", "end", "probability")}
+            answer |= {"unsure": True} if best["probability"] < self.args.at_least else {}
+            answers.append(answer | {"next": [c for c in candidates if c is not best][:3]})
+        return answers
 
+    def shown(self, answers: list[dict[str, Any]]) -> str:
+        from common.metrics import table
 
-def predict_answers(args: argparse.Namespace, config: Any, inputs: list[tuple[str, dict]]) -> list[dict[str, Any]]:
-    """The best answer of each question with its place and the next-best; scored as well where every row has answers."""
-    from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
-
-    from common.data import Source
-    from common.metrics import chosen_answers, question_scores, score_line, table
-    from common.questions import (
-        choose_answers,
-        padded,
-        questions_and_answers,
-        resolve_answer_limits,
-        tokenize_questions,
-        with_probabilities,
-    )
-    from common.training import compute_logits, load_tokenizer, recipe_settings, resolve_lengths
-
-    name = args.file or "input"
-    rows = list(questions_and_answers(Source(name, digest="", given=inputs)))
-    trained = recipe_settings(config)
-    version_2 = trained.get("version_2_with_negative", False)
-    threshold = trained.get("null_threshold", 0.0) if version_2 else None
-
-    tokenizer = load_tokenizer(args.model)
-    max_length, stride = resolve_lengths(tokenizer, config, None, None, default=384, parts=3)
-    batch = {column: [row[column] for row in rows] for column in ("question", "context")}
-    features = tokenize_questions(batch, range(len(rows)), tokenizer, max_length, stride)
-    logits = compute_logits(
-        model_class(args.model, config, AutoModelForQuestionAnswering),
-        args.model,
-        features,
-        DataCollatorWithPadding(tokenizer),
-        args.batch_size,
-    )
-    starts, ends = (padded([window[:, i] for window in logits]) for i in (0, 1))
-    found = choose_answers(starts, ends, features, batch["context"], **resolve_answer_limits(trained))
-    answers = []
-    for row, of_row, text in zip(rows, found, chosen_answers(found, threshold), strict=True):
-        candidates = with_probabilities(of_row, version_2)
-        best = next((c for c in candidates if c["text"] == text), {"start": None, "end": None, "probability": 0.0})
-        others = [c for c in candidates if c is not best][:3]
-        place = {key: best[key] for key in ("start", "end", "probability")}
-        answers.append({"id": row["id"], "question": row["question"], "answer": text, **place, "next": others})
-
-    for answer in answers:
-        if args.json:
-            print(json.dumps(answer, ensure_ascii=False))
-        else:
+        lines = []
+        for answer in answers:
             shown = [{"text": answer["answer"], **answer}, *answer["next"]]
-            print(answer["question"])
             cells = [
-                [c["text"] or "no answer", c["probability"], *("-" if c[k] is None else c[k] for k in ("start", "end"))]
+                [c["text"] or "no answer", *("-" if c[k] is None else c[k] for k in ("probability", "start", "end"))]
                 for c in shown
             ]
-            print(table(["answer", "probability", "start", "end"], cells) + "\n")
-    golds = [row["answers"] for row in rows]
-    if None not in golds and any(golds) and (version_2 or all(golds)):
-        scores = question_scores(found, golds, version_2, threshold)
-        figures = score_line(scores)
-        print(f"Scored against the answers of {name}: {figures}.", file=sys.stderr if args.json else sys.stdout)
-    return answers
+            cells[0][0] += " (unsure)" * answer.get("unsure", False)
+            lines.append(f"{answer['question']}\n{table(['answer', 'probability', 'start', 'end'], cells)}\n")
+        return "\n".join(lines)
+
+    def scored(self) -> str:
+        from common.metrics import question_scores, score_line
+
+        if not any(self.gold) or not (self.version_2 or all(self.gold)):
+            return "not scored, for some questions have no answer and the model was trained to give one always."
+        return f"{score_line(question_scores(self.found, self.gold, self.version_2, self.threshold))}."
 
 
-TASKS = {
-    "token-classification": predict_tags,
-    "text-classification": predict_labels,
-    "question-answering": predict_answers,
-}
+TASKS = {"token-classification": Tagger, "text-classification": Classifier, "question-answering": Reader}
 
 
 if __name__ == "__main__":
-    run_as_command(main)
+    run_as_command(lambda: main(keep=False))

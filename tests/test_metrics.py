@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.metrics import entity_errors, entity_lookup, entity_scores
+from common.metrics import entity_errors, entity_lookup, entity_scores, score
 
 # gold PER(0-2) LOC(3-4) | ORG(0-1) | none;  predicted PER(0-2) ORG(3-4) | ORG(0-1) LOC(2-3) | none
 GOLD = [["B-PER", "I-PER", "O", "B-LOC"], ["B-ORG", "O", "O"], ["O"]]
@@ -44,7 +44,7 @@ def test_no_entity_predicted_scores_nought_and_none_anywhere_too():
 @pytest.mark.parametrize("case", [([], []), ([["O"]], [["O", "O"]]), ([["O"]], [["O"], ["O"]])])
 def test_what_cannot_be_scored_raises(case):
     with pytest.raises(ValueError):
-        entity_scores(*case)
+        score("entities", *case)
 
 
 def test_kinds_of_error():

@@ -179,11 +179,11 @@ def test_inputs_without_a_mask_and_embeddings_instead_of_ids_are_read(encoder):
 @pytest.mark.parametrize("name", [name for name in ENCODERS if name not in PACKABLE])
 def test_what_cannot_pack_runs_padded_and_says_so(name, encoder, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("recipes"), "propagate", True)
-    args = SimpleNamespace(attn_implementation=None, packing=None)
+    args, folder = SimpleNamespace(attn_implementation=None, packing=None), encoder(name)
     torch.manual_seed(0)
     with caplog.at_level("INFO", "recipes"):
         machine = SimpleNamespace(device=torch.device("cpu"), torch_compile=False, do_train=True)
-        model = load_model(AutoModelForTokenClassification, encoder(name), args, machine)
+        model = load_model(AutoModelForTokenClassification, folder, args, machine)
     assert f"Packing: not possible for {name.replace('-v3', '-v2')}; batches are padded" in caplog.text
     assert model.config._attn_implementation == "eager"
     padded = load(AutoModelForTokenClassification, encoder(name), is_packed=False)
