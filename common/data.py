@@ -581,8 +581,3 @@ def histogram(lengths: Iterable[int]) -> dict[int, int]:
     {0: 2, 16: 1}
     """
     return dict(sorted(Counter(int(length) // 8 * 8 for length in lengths).items()))
-
-
-def facts_of(**facts: Any) -> dict[str, Any]:
-    """What is known of a split, for run.json."""
-    return {name: value for name, value in facts.items() if value is not None}

@@ -502,3 +502,35 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         for row in cells
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+HIDDEN = ("classes", "lengths", "lookup_f1")
+
+
+def show_facts(facts: dict[str, dict[str, Any]], meaning: str, tolerated: float) -> dict[str, dict[str, Any]]:
+    """Print what is known of the splits as a table, with the meaning of its columns, and return it for run.json.
+
+    Args:
+        facts: of each split, by the name of the column; None where there is nothing to say.
+        tolerated: share of a split's rows that may also stand in train without a warning.
+    """
+    names = [name for name in next(iter(facts.values())) if name not in HIDDEN]
+    cells = [["-" if of[name] is None else of[name] for name in names] for of in facts.values()]
+    shown = [
+        [split, *(f"{c:.1f}" if isinstance(c, float) else c for c in row)]
+        for split, row in zip(facts, cells, strict=True)
+    ]
+    log.info("%s\n%s", table(["", *(name.replace("_", " ") for name in names)], shown), meaning)
+    for split, of in facts.items():
+        classes = Counter(of["classes"])
+        parts = ", ".join(f"{name} {n} ({n / classes.total():.0%})" for name, n in classes.most_common())
+        if parts:
+            log.info("%s: %s.", split, parts)
+        if (of["in_train"] or 0) > tolerated * of["rows"]:
+            log.warning(
+                "Warning: %d of %d rows of %s also stand in train; its score flatters.",
+                of["in_train"],
+                of["rows"],
+                split,
+            )
+    return {split: {name: value for name, value in of.items() if value is not None} for split, of in facts.items()}

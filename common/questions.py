@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.data import Row, Source, column, columns, facts_of, histogram, repetitions, source_name
+from common.data import Row, Source, column, columns, histogram, repetitions, source_name
 from common.errors import InputError
-from common.metrics import answer_baselines, answer_scores, chosen_answers, null_odds, score_line, table
+from common.metrics import answer_baselines, answer_scores, chosen_answers, null_odds, score_line, show_facts, table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -506,62 +506,36 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
         Of each split `rows`; `classes`, the questions with and without an answer; `in_train`, questions about contexts
         of train; `lengths` of the windows, a histogram in word pieces; `windowed`, questions with several.
     """
-    facts, rows = {}, []
-    repeated = repetitions(datasets, "context")
-    for split, dataset in datasets.items():
-        windows = Counter(column(features[split], "row"))
-        lengths = features[split]["length"][:]
+    facts = {}
+    for split, (duplicates, in_train) in repetitions(datasets, "context").items():
+        dataset, windows = datasets[split], features[split]
+        lengths = windows["length"][:]
         is_answered = list(map(bool, column(dataset, "answers")))
         # Windows without an answer point at one position twice, and so does an answer of one piece; [CLS] comes first.
-        unanswerable = outside = "-"
-        if "labels" in features[split].column_names:
-            held = {row for row, labels in columns(features[split], "row", "labels") if labels[1] > 0}
+        unanswerable = outside = None
+        if "labels" in windows.column_names:
+            held = {row for row, labels in columns(windows, "row", "labels") if labels[1] > 0}
             unanswerable = is_answered.count(False)
             outside = sum(answered and i not in held for i, answered in enumerate(is_answered))
-        cut = {row for row, is_cut in columns(features[split], "row", "question_cut") if is_cut}
-        duplicates, in_train = repeated[split]
-        windowed = sum(count > 1 for count in windows.values())
-        facts[split] = facts_of(
+        classes = {"answered": sum(is_answered), "no answer": is_answered.count(False)} if has_answers(dataset) else {}
+        facts[split] = dict(
             rows=len(dataset),
-            classes={"answered": sum(is_answered), "no answer": len(is_answered) - sum(is_answered)}
-            if has_answers(dataset)
-            else {},
+            contexts=len(dataset) - duplicates,
+            no_answer=unanswerable,
+            pieces=float(np.mean(lengths)),
+            windows=len(lengths),
+            windowed=sum(count > 1 for count in Counter(column(windows, "row")).values()),
+            question_cut=len({row for row, is_cut in columns(windows, "row", "question_cut") if is_cut}),
+            outside=outside,
             in_train=in_train,
+            classes=classes,
             lengths=histogram(lengths),
-            cut=0,
-            windowed=windowed,
         )
-        rows.append(
-            [
-                split,
-                len(dataset),
-                len(dataset) - duplicates,
-                unanswerable,
-                f"{np.mean(lengths):.1f}",
-                len(lengths),
-                windowed,
-                len(cut),
-                outside,
-                "-" if in_train is None else in_train,
-            ]
-        )
-        if cut:
-            log.warning(
-                "Warning: %d questions of %s are cut, for a window would leave their context too little room.",
-                len(cut),
-                split,
-            )
-        if isinstance(outside, int) and outside:
-            log.warning("Warning: the answers of %d questions of %s lie in no window whole.", outside, split)
-        if in_train and in_train > 0.02 * len(dataset):
-            log.warning("Warning: %d questions of %s are about contexts of train; its score flatters.", in_train, split)
-    header = ["", "questions", "contexts", "no answer", "pieces", "windows", "windowed", "cut", "outside", "in train"]
-    log.info(
-        "%s\npieces: word pieces in a window, mean. windowed: questions with several windows. cut: those that are.\n"
-        "outside: questions whose answer no window holds whole. in train: questions whose context stands in train.",
-        table(header, rows),
+    meaning = (
+        "pieces: word pieces in a window, mean. windowed: questions with several windows. question cut: longer than a "
+        "window allows.\noutside: answers that no window holds whole. in train: questions whose context stands in train."
     )
-    return facts
+    return show_facts(facts, meaning, tolerated=0.02)
 
 
 def show_answers(split: str, dataset: Any, found: list[dict], scores: dict[str, float], version_2: bool) -> None:

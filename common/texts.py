@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from common.data import Source, column, columns, facts_of, histogram, repetitions, source_name
+from common.data import Source, column, columns, histogram, repetitions, source_name
 from common.errors import InputError
-from common.metrics import label_scores, score_line, split_of, table
+from common.metrics import label_scores, score_line, show_facts, split_of, table
 
 log = logging.getLogger("recipes")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "sentiment", "score", "target")
@@ -367,51 +367,32 @@ def describe(datasets: Any, features: Any, label_list: Sequence[str] | None) -> 
         Of each split `rows`; `classes`, the rows of each; `in_train`, rows that also stand in train; `lengths`, a
         histogram in word pieces; `cut`, rows that are; `windowed`, rows read in several windows.
     """
-    facts, rows = {}, []
-    repeated = repetitions(datasets, "text", "text_pair")
-    for split, dataset in datasets.items():
-        counts = Counter(label for label in column(dataset, "label") if label is not None and label_list is not None)
+    facts = {}
+    for split, (duplicates, in_train) in repetitions(datasets, "text", "text_pair").items():
+        labels = [label for label in column(datasets[split], "label") if label is not None and label_list is not None]
         whole, kept = (np.array(features[split][name][:]) for name in ("whole_length", "length"))
-        duplicates, in_train = repeated[split]
-        cut = int((whole > kept).sum())
-        windowed = sum(count > 1 for count in Counter(column(features[split], "row")).values())
-        facts[split] = facts_of(
-            rows=len(dataset),
-            classes=dict(counts),
+        facts[split] = dict(
+            rows=len(datasets[split]),
+            pieces=float(whole.mean()),
+            longest=int(np.percentile(whole, 99)),
+            cut=int((whole > kept).sum()),
+            windowed=sum(count > 1 for count in Counter(column(features[split], "row")).values()),
+            duplicates=duplicates,
             in_train=in_train,
+            classes=dict(Counter(labels)),
             lengths=histogram(whole),
-            cut=cut,
-            windowed=windowed,
         )
-        if counts:
-            shares = ", ".join(f"{name} {counts[name]} ({counts[name] / counts.total():.0%})" for name in label_list)
-            log.info("%s: %s.", split, shares)
-        rows.append(
-            [
-                split,
-                len(dataset),
-                f"{whole.mean():.1f}",
-                int(np.percentile(whole, 99)),
-                cut,
-                f"{cut / len(dataset):.1%}",
-                f"{max(counts.values()) / counts.total():.1%}" if counts else "-",
-                duplicates,
-                "-" if in_train is None else in_train,
-            ]
-        )
-        if cut > 0.05 * len(dataset):
-            log.warning("Warning: %d rows of %s are cut; a longer --max_seq_length reads them whole.", cut, split)
-        if in_train and in_train > 0.02 * len(dataset):
+        if facts[split]["cut"] > 0.05 * len(datasets[split]):
             log.warning(
-                "Warning: %d of %d rows of %s also stand in train; its score flatters.", in_train, len(dataset), split
+                "Warning: %d rows of %s are cut; a longer --max_seq_length reads them whole.",
+                facts[split]["cut"],
+                split,
             )
-    header = ["", "rows", "pieces", "99 %", "cut", "share", "commonest", "duplicates", "in train"]
-    log.info(
-        "%s\npieces: word pieces in a row, mean and 99th percentile. cut: rows longer than --max_seq_length.\n"
-        "commonest: share of the commonest class, the accuracy of always answering it.",
-        table(header, rows),
+    meaning = (
+        "pieces: word pieces in a row, mean; longest: 99 % are not longer. cut: rows longer than --max_seq_length.\n"
+        "windowed: read in several parts. duplicates, in train: rows that repeat one of the split, or of train."
     )
-    return facts
+    return show_facts(facts, meaning, tolerated=0.02)
 
 
 def show_labels(

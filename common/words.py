@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from common.data import Source, column, columns, facts_of, histogram, is_tag, repetitions, source_name
+from common.data import Source, column, columns, histogram, is_tag, repetitions, source_name
 from common.errors import InputError
-from common.metrics import entities, entity_errors, entity_lookup, entity_scores, split_tag, table
+from common.metrics import entities, entity_errors, entity_lookup, entity_scores, show_facts, split_tag, table
 
 log = logging.getLogger("recipes")
 TOKEN_COLUMNS, TAG_COLUMNS = ("tokens", "words"), ("ner_tags", "tags", "labels", "ner")
@@ -563,48 +563,35 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
         `lengths` of the windows, a histogram in word pieces; `windowed`, sentences read in several; `lookup_f1`, what
         looking up the names of train scores (`entity_lookup`).
     """
-    facts, rows = {}, []
-    repeated = repetitions(datasets, "tokens")
-    for split, dataset in datasets.items():
-        number_of_words = sum(map(len, column(dataset, "tokens")))
-        windows = Counter(column(features[split], "sentence"))
-        pieces: Counter = Counter()
-        read = 0
+    facts = {}
+    for split, (_, in_train) in repetitions(datasets, "tokens").items():
+        dataset, pieces, windows, read = datasets[split], Counter(), Counter(), 0
         for sentence, length, word_ids in columns(features[split], "sentence", "length", "word_ids"):
+            windows[sentence] += 1
             pieces[sentence] += length
             read += sum(word >= 0 for word in word_ids)
-        types = Counter(e[0] for tags in column(dataset, "ner_tags") if tags for e in entities(tags))
         lengths = list(pieces.values()) or [0]
-        _, in_train = repeated[split]
-        windowed = sum(count > 1 for count in windows.values())
+        types = Counter(e[0] for tags in column(dataset, "ner_tags") if tags for e in entities(tags))
+        number_of_words = sum(map(len, column(dataset, "tokens")))
         has_lookup = types and split != "train" and "train" in datasets
-        facts[split] = facts_of(
+        facts[split] = dict(
             rows=len(dataset),
-            classes=dict(types),
+            words=number_of_words,
+            pieces=float(np.mean(lengths)),
+            longest=int(np.percentile(lengths, 99)),
+            windows=windows.total(),
+            windowed=sum(count > 1 for count in windows.values()),
+            no_piece=number_of_words - read,
             in_train=in_train,
+            classes=dict(types),
             lengths=histogram(column(features[split], "length")),
-            cut=0,
-            windowed=windowed,
             lookup_f1=lookup_f1(datasets["train"], dataset) if has_lookup else None,
         )
-        shown = [split, len(dataset), number_of_words, f"{np.mean(lengths):.1f}", int(np.percentile(lengths, 99))]
-        shown += [sum(windows.values()), windowed, number_of_words - read, "-" if in_train is None else in_train]
-        rows.append(shown)
-        total = max(1, types.total())
-        log.info("%s: %s.", split, ", ".join(f"{n} {t} ({n / total:.0%})" for t, n in types.most_common()) or "no tags")
-    header = ["", "sentences", "words", "pieces", "99 %", "windows", "windowed", "no piece", "in train"]
-    log.info(
-        "%s\npieces: word pieces in a sentence, mean and 99th percentile. windowed: sentences in several windows. "
-        "no piece: words that\nthe tokenizer drops, tagged O. in train: sentences that also stand in train.",
-        table(header, rows),
+    meaning = (
+        "pieces: word pieces in a sentence, mean; longest: 99 % are not longer. windowed: sentences in several windows.\n"
+        "no piece: words that the tokenizer drops, tagged O. in train: sentences that also stand in train."
     )
-    for split, of in facts.items():
-        if of.get("in_train", 0) > 0.1 * of["rows"]:
-            log.warning(
-                "Warning: %d of %d sentences of %s also stand in train; its score flatters.",
-                *(of["in_train"], of["rows"], split),
-            )
-    return facts
+    return show_facts(facts, meaning, tolerated=0.1)
 
 
 def lookup_f1(train: Any, dataset: Any) -> float:

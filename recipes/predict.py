@@ -20,6 +20,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import transformers
+from scipy.special import softmax
+from tqdm.auto import tqdm
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+)
+
+from common import metrics, questions, texts, training, words
 from common.data import Source, decode_lines, is_tag, read_lines, read_rows
 from common.errors import (
     InputError,
@@ -109,9 +123,6 @@ def main(argv: list[str] | None = None, keep: bool = True) -> list[dict[str, Any
     if not os.path.exists(args.model) and args.model.startswith(("runs/", ".", "/")):
         raise InputError(f"{args.model}: no such folder; train a model first, for instance make train-ner OFFLINE=1")
     go_offline_without_hub(args.model)
-    from tqdm.auto import tqdm
-    from transformers import AutoConfig
-
     with hub_errors("model", args.model):
         config = AutoConfig.from_pretrained(args.model)
     task = TASKS.get(task_of(config.to_dict()))
@@ -154,8 +165,6 @@ def model_class(name: str, config: Any, auto_class: Any) -> Any:
     Raises:
         InputError: the class is neither transformers' nor that recipe's.
     """
-    import transformers
-
     own, module = (config.architectures or [""])[0], (getattr(config, "recipe", None) or {}).get("module", "")
     if hasattr(transformers, own):
         return auto_class
@@ -177,52 +186,40 @@ class Predictor:
         gold: of the inputs answered so far, None for one that has none.
     """
 
-    no_text: ClassVar[dict[str, Any]] = {"text": "", "note": "no text"}
-    is_split_into_words = False
+    no_text: ClassVar[dict[str, Any]]
+    auto_class: Any
+    collator: Any = DataCollatorWithPadding
+    has_labels = True
+    windows: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, args: argparse.Namespace, config: Any, auto_class: Any, collator: Any):
-        from common import training
-
+    def __init__(self, args: argparse.Namespace, config: Any):
         self.args, self.config, self.name = args, config, args.file or "input"
         self.trained = training.recipe_settings(config)
-        self.tokenizer = training.load_tokenizer(args.model, is_split_into_words=self.is_split_into_words)
-        self.collator = collator(self.tokenizer)
-        self.model = training.load_for_prediction(model_class(args.model, config, auto_class), args.model)
+        self.label_list = training.model_label_list(args.model, [], is_trained=True) if self.has_labels else None
+        self.tokenizer = training.load_tokenizer(args.model, is_split_into_words=isinstance(self, Tagger))
+        stride = self.trained.get("doc_stride", 0 if isinstance(self, Classifier) else None)
+        self.length, self.stride = training.resolve_lengths(self.tokenizer, config, None, stride, **self.windows)
+        self.model = training.load_for_prediction(model_class(args.model, config, self.auto_class), args.model)
         self.gold: list[Any] = []
         self.found: list[Any] = []
 
     def logits(self, features: dict[str, list]) -> list[Any]:
-        from common.training import compute_logits
-
-        return compute_logits(self.model, features, self.collator, self.args.batch_size)
+        return training.compute_logits(self.model, features, type(self).collator(self.tokenizer), self.args.batch_size)
 
     def flat(self, inputs: Iterator[Input]) -> Iterator[Input]:
         return inputs
 
     def has_text(self, row: dict[str, Any]) -> bool:
-        return not (isinstance(row.get("text", "-"), str) and not row.get("text", "-").strip() and "tokens" not in row)
+        return "tokens" in row or not isinstance(row.get("text"), str) or bool(row["text"].strip())
 
 
 class Tagger(Predictor):
     """Tags and entities. An entity's probability is the least of its words', each that of the tag it was given."""
 
-    is_split_into_words = True
     no_text: ClassVar[dict[str, Any]] = {"text": "", "tokens": [], "tags": [], "entities": [], "note": "no text"}
-
-    def __init__(self, args: argparse.Namespace, config: Any):
-        from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
-
-        from common.training import model_label_list, resolve_lengths
-
-        self.label_list = model_label_list(args.model, [], is_trained=True)
-        super().__init__(args, config, AutoModelForTokenClassification, DataCollatorForTokenClassification)
-        self.length, self.stride = resolve_lengths(self.tokenizer, config, None, None)
+    auto_class, collator = AutoModelForTokenClassification, DataCollatorForTokenClassification
 
     def answer(self, inputs: list[Input]) -> list[dict[str, Any]]:
-        from scipy.special import softmax
-
-        from common import metrics, words
-
         rows = [words.tagged_row(self.name, None, None, self.label_list, place, row) for place, row in inputs]
         batch = {"tokens": [row["tokens"] for row in rows]}
         features = words.tokenize_and_align_labels(batch, range(len(rows)), self.tokenizer, self.length, self.stride)
@@ -253,19 +250,15 @@ class Tagger(Predictor):
         return answers
 
     def shown(self, answers: list[dict[str, Any]]) -> str:
-        from common.metrics import table
-
         lines = []
         for answer in answers:
             cells = [[e["text"], e["label"], *list(e.values())[2:]] for e in answer["entities"]]
             header = ["start", "end"] if "text" in answer else ["first word", "last word"]
-            found = table(["entity", "type", *header, "probability"], cells) if cells else "no entities"
+            found = metrics.table(["entity", "type", *header, "probability"], cells) if cells else "no entities"
             lines.append(f"{answer.get('text') or ' '.join(answer['tokens'])}\n{found}\n")
         return "\n".join(lines)
 
     def scored(self) -> str:
-        from common import metrics, words
-
         if all(map(is_tag, self.label_list)):
             return "\n" + words.entity_table(metrics.entity_scores(words.bio_tags(self.name, self.gold), self.found))
         return f"accuracy {metrics.word_accuracy(words.bio_tags(self.name, self.gold, 'plain'), self.found):.4f}."
@@ -275,59 +268,37 @@ class Classifier(Predictor):
     """The label of a text, or of two, with its probability; or their score."""
 
     no_text: ClassVar[dict[str, Any]] = {"text": "", "predicted": None, "probability": None, "note": "no text"}
+    auto_class = AutoModelForSequenceClassification
 
     def __init__(self, args: argparse.Namespace, config: Any):
-        from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
-
-        from common.training import model_label_list, resolve_lengths
-
-        self.label_list = model_label_list(args.model, [], is_trained=True)
-        super().__init__(args, config, AutoModelForSequenceClassification, DataCollatorWithPadding)
-        self.length, self.stride = resolve_lengths(self.tokenizer, config, None, self.trained.get("doc_stride", 0))
-        self.as_trained = self.trained.get("text_columns", ["text"])
-        self.columns, self.label_column = ["text", "text_pair"][: len(self.as_trained)], None
-        if args.file and Path(args.file).suffix.lower() != ".txt":
-            self.find_columns(args)
-
-    def find_columns(self, args: argparse.Namespace) -> None:
-        """As trained where the file has those; else inferred, as many, and said."""
-        from common.texts import find_columns
-
+        super().__init__(args, config)
+        as_trained = self.trained.get("text_columns", ["text"])
+        self.columns, self.label_column = ["text", "text_pair"][: len(as_trained)], None
+        if not args.file or Path(args.file).suffix.lower() == ".txt":
+            return
+        # As trained where the file has those columns; else inferred, as many.
         source = Source(args.file, digest="", path=args.file, has_header=not args.no_header)
         _, first = next(source.rows(), (None, {}))
-        known = args.text_columns or (self.as_trained if all(c in first for c in self.as_trained) else None)
-        columns, self.label_column = find_columns({"test": source}, len(self.as_trained), known, args.label_column)
-        self.columns = list(columns)
+        known = args.text_columns or (as_trained if all(c in first for c in as_trained) else None)
+        self.columns, self.label_column = texts.find_columns(
+            {"test": source}, len(as_trained), known, args.label_column
+        )
         if not known and "text_columns" in self.trained:
-            print(
-                f"{args.file}: column {' and '.join(columns)} is read for {' and '.join(self.as_trained)}.",
-                file=sys.stderr,
-            )
+            taken = " and ".join(self.columns)
+            print(f"{args.file}: {taken} is read for {' and '.join(as_trained)}.", file=sys.stderr)
 
     def has_text(self, row: dict[str, Any]) -> bool:
-        return not all(
-            isinstance(row.get(c), str) and not row[c].strip() for c in self.columns if c in row or c == "text"
-        )
+        return any(not isinstance(row.get(column, " "), str) or row.get(column, " ").strip() for column in self.columns)
 
     def answer(self, inputs: list[Input]) -> list[dict[str, Any]]:
-        import numpy as np
-
-        from common import texts
-
         rows = []
         for place, row in inputs:
-            if (
-                len(self.columns) == 2
-                and "\t" in str(row.get("text"))
-                and "text_pair" not in row
-                and self.label_column is None
-            ):
+            is_pair = len(self.columns) == 2
+            if is_pair and "text_pair" not in row and self.label_column is None and "\t" in str(row.get("text")):
                 row["text"], row["text_pair"] = row["text"].split("\t", 1)  # a pair per line, with a tab between
-            too_many = len(self.columns) == 1 and "text_pair" in row
-            if too_many or any(not isinstance(row.get(column), str) for column in self.columns):
-                what = "two texts: --text and --text_pair, or a line with a tab between them"
-                what = what if len(self.columns) == 2 else "one text"
-                raise InputError(f"{self.name}, {place}: this model reads {what}")
+            if (not is_pair and "text_pair" in row) or any(not isinstance(row.get(c), str) for c in self.columns):
+                two = "two texts: --text and --text_pair, or a line with a tab between them"
+                raise InputError(f"{self.name}, {place}: this model reads {two if is_pair else 'one text'}")
             rows.append([row[column] for column in self.columns])
         batch = {"text": [row[0] for row in rows], "text_pair": [row[1] if len(row) == 2 else None for row in rows]}
         features = texts.tokenize_texts(batch, range(len(rows)), self.tokenizer, self.length, self.stride)
@@ -344,8 +315,6 @@ class Classifier(Predictor):
         return answers
 
     def shown(self, answers: list[dict[str, Any]]) -> str:
-        from common.metrics import table
-
         def cell(value: Any) -> Any:
             return (
                 (", ".join(map(str, value)) or "none") if isinstance(value, list) else "-" if value is None else value
@@ -354,71 +323,45 @@ class Classifier(Predictor):
         cells = []
         for answer in answers:
             text = " | ".join(answer[name] for name in ("text", "text_pair") if name in answer)[:90]
-            label = f"{cell(answer['predicted'])}{' (unsure)' * answer.get('unsure', False)}"
             others = [f"{name} {p:.4f}" for name, p in list(answer.get("probabilities", {}).items())[1:]]
-            cells.append([label, *([cell(answer.get("probability"))] if self.label_list else []), *others, text])
-        width = max(map(len, cells))
-        header = ["label", "probability", *["next"] * (width - 3)] if self.label_list else ["score"]
-        return table([*header, "text"], [row[:-1] + [""] * (width - len(row)) + row[-1:] for row in cells])
+            label = cell(answer["predicted"]), *([cell(answer.get("probability"))] if self.label_list else [])
+            cells.append([*label, ", ".join(others), " (unsure)" * answer.get("unsure", False), text])
+        header = ["label", "probability", "next", "", "text"] if self.label_list else ["score", "", "", "text"]
+        shown = [i for i, name in enumerate(header) if name not in ("next", "") or any(row[i] for row in cells)]
+        return metrics.table([header[i] for i in shown], [[row[i] for i in shown] for row in cells])
 
     def scored(self) -> str:
-        import numpy as np
-
-        from common.metrics import default_metrics, label_scores, score_line
-
-        logits = np.stack(self.found)
+        names = [str(value).strip() for value in self.gold]
         if self.label_list is None:
-            gold = [float(value) for value in self.gold]
+            gold = [float(name) for name in names]
         else:
-            names = [str(value).strip() for value in self.gold]
-            # Numbers stand for the classes in their order where training took them so.
-            if self.trained.get("task_name") and not set(names) <= set(self.label_list):
-                numbers = {str(i): label for i, label in enumerate(self.label_list)}
-                names = [numbers.get(name, name) for name in names]
             spelling = {label.casefold(): label for label in self.label_list}
+            if self.trained.get("task_name"):  # numbers stand for the classes in their order, as they did in training
+                spelling |= {str(i): label for i, label in enumerate(self.label_list) if str(i) not in spelling}
             names = [name if name in self.label_list else spelling.get(name.casefold(), name) for name in names]
             unknown = next((name for name in names if name not in self.label_list), None)
             if unknown is not None:
                 return f'not scored, for its label "{unknown}" is none of the model\'s: {", ".join(self.label_list)}.'
             gold = [self.label_list.index(name) for name in names]
-        return f"{score_line(label_scores(logits, gold, self.label_list), default_metrics(self.label_list))}."
+        scores = metrics.label_scores(np.stack(self.found), gold, self.label_list)
+        return f"{metrics.score_line(scores, metrics.default_metrics(self.label_list))}."
 
 
 class Reader(Predictor):
     """The best answer to a question, its place, and the next best."""
 
-    label_list = None
-    no_text: ClassVar[dict[str, Any]] = {
-        "question": "",
-        "answer": "",
-        "start": None,
-        "end": None,
-        "probability": None,
-        "next": [],
-        "note": "no text",
-    }
-
-    def __init__(self, args: argparse.Namespace, config: Any):
-        from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
-
-        from common.training import resolve_lengths
-
-        super().__init__(args, config, AutoModelForQuestionAnswering, DataCollatorWithPadding)
-        self.length, self.stride = resolve_lengths(self.tokenizer, config, None, None, default=384, parts=3)
-        self.version_2 = self.trained.get("version_2_with_negative", False)
-        self.threshold = self.trained.get("null_threshold", 0.0) if self.version_2 else None
+    no_text: ClassVar[dict[str, Any]] = dict(question="", answer="", start=None, end=None, probability=None, next=[])
+    auto_class = AutoModelForQuestionAnswering
+    has_labels = False
+    windows: ClassVar[dict[str, Any]] = dict(default=384, parts=3)
 
     def flat(self, inputs: Iterator[Input]) -> Iterator[Input]:
-        from common.questions import question_rows
-
-        return question_rows(Source(self.name, digest="", given=inputs))
+        return questions.question_rows(Source(self.name, digest="", given=inputs))
 
     def has_text(self, row: dict[str, Any]) -> bool:
         return not any(isinstance(row.get(name), str) and not row[name].strip() for name in ("question", "context"))
 
     def answer(self, inputs: list[Input]) -> list[dict[str, Any]]:
-        from common import metrics, questions
-
         rows = list(questions.questions_and_answers(Source(self.name, digest="", given=inputs)))
         batch = {column: [row[column] for row in rows] for column in ("question", "context")}
         features = questions.tokenize_questions(batch, range(len(rows)), self.tokenizer, self.length, self.stride)
@@ -426,11 +369,12 @@ class Reader(Predictor):
         starts, ends = (questions.padded([window[:, i] for window in logits]) for i in (0, 1))
         limits = questions.resolve_answer_limits(self.trained)
         spans = questions.choose_answers(starts, ends, features, batch["context"], **limits)
+        version_2, threshold = self.rule()
         self.gold += [row["answers"] for row in rows]
-        self.found += [{"n_best": of_row["n_best"], "null_score": of_row["null_score"]} for of_row in spans]
+        self.found += spans
         answers = []
-        for row, of_row, text in zip(rows, spans, metrics.chosen_answers(spans, self.threshold), strict=True):
-            candidates = questions.with_probabilities(of_row, self.version_2)
+        for row, of_row, text in zip(rows, spans, metrics.chosen_answers(spans, threshold), strict=True):
+            candidates = questions.with_probabilities(of_row, version_2)
             best = next((c for c in candidates if c["text"] == text), {"start": None, "end": None, "probability": 0.0})
             answer = {"id": row["id"], "question": row["question"], "answer": text}
             answer |= {key: best[key] for key in ("start", "end", "probability")}
@@ -438,26 +382,26 @@ class Reader(Predictor):
             answers.append(answer | {"next": [c for c in candidates if c is not best][:3]})
         return answers
 
-    def shown(self, answers: list[dict[str, Any]]) -> str:
-        from common.metrics import table
+    def rule(self) -> tuple[bool, float | None]:
+        """Whether a question may have no answer, and above which null odds it is given none."""
+        version_2 = self.trained.get("version_2_with_negative", False)
+        return version_2, self.trained.get("null_threshold", 0.0) if version_2 else None
 
+    def shown(self, answers: list[dict[str, Any]]) -> str:
         lines = []
         for answer in answers:
-            shown = [{"text": answer["answer"], **answer}, *answer["next"]]
-            cells = [
-                [c["text"] or "no answer", *("-" if c[k] is None else c[k] for k in ("probability", "start", "end"))]
-                for c in shown
-            ]
+            candidates = [{"text": answer["answer"], **answer}, *answer["next"]]
+            keys = ("probability", "start", "end")
+            cells = [[c["text"] or "no answer", *("-" if c[k] is None else c[k] for k in keys)] for c in candidates]
             cells[0][0] += " (unsure)" * answer.get("unsure", False)
-            lines.append(f"{answer['question']}\n{table(['answer', 'probability', 'start', 'end'], cells)}\n")
+            lines.append(f"{answer['question']}\n{metrics.table(['answer', *keys], cells)}\n")
         return "\n".join(lines)
 
     def scored(self) -> str:
-        from common.metrics import question_scores, score_line
-
-        if not any(self.gold) or not (self.version_2 or all(self.gold)):
+        version_2, threshold = self.rule()
+        if not any(self.gold) or not (version_2 or all(self.gold)):
             return "not scored, for some questions have no answer and the model was trained to give one always."
-        return f"{score_line(question_scores(self.found, self.gold, self.version_2, self.threshold))}."
+        return f"{metrics.score_line(metrics.question_scores(self.found, self.gold, version_2, threshold))}."
 
 
 TASKS = {"token-classification": Tagger, "text-classification": Classifier, "question-answering": Reader}
