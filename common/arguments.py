@@ -69,6 +69,22 @@ SHOWN = """
 """.split()  # noqa: SIM905
 
 
+# Flags of the example scripts and of older versions of transformers -> what does it today.
+OLD_FLAGS = {
+    "overwrite_output_dir": "--overwrite true replaces a run",
+    "group_by_length": "leave it out, packing leaves no padding to save",
+    "pad_to_max_length": "leave it out, nothing is padded to a fixed length",
+    "evaluation_strategy": "it is --eval_strategy now",
+    "no_cuda": "it is --use_cpu true now",
+    "warmup_ratio": "--warmup_steps below 1 is a share of all steps: --warmup_steps 0.1",
+    "fp16_opt_level": "--fp16 true or --bf16 true is all there is",
+    "text_column_name": "it is --tokens_column in ner, --text_columns elsewhere",
+    "label_column_name": "it is --tags_column in ner, --label_column elsewhere",
+    "return_entity_level_metrics": "leave it out, every type is scored",
+    "null_score_diff_threshold": "leave it out, the threshold is tuned on validation",
+}
+
+
 class RecipeArgumentParser(OneLineParser, HfArgumentParser):
     """`HfArgumentParser` whose complaints are one line, without abbreviations, and that reads no hidden .args file."""
 
@@ -185,6 +201,9 @@ def read_flags(parser: RecipeArgumentParser, argv: list[str]) -> argparse.Namesp
     """The command line before anything is chosen for the machine; what is out of range or unknown is refused."""
     flags, unknown = parser.parse_known_args(argv)
     if unknown:
+        name = unknown[0].split("=")[0].strip("-").replace("-", "_")
+        if name in OLD_FLAGS:
+            raise InputError(f"{unknown[0]}: is not a flag here; {OLD_FLAGS[name]}")
         options = [option for action in parser._actions for option in action.option_strings]
         near = difflib.get_close_matches(unknown[0].split("=")[0], options, n=1)
         raise InputError(f"unknown flag {unknown[0]}" + (f"; did you mean {near[0]}?" if near else "; see --help"))

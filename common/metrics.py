@@ -515,12 +515,9 @@ def show_facts(facts: dict[str, dict[str, Any]], meaning: str, tolerated: float)
         tolerated: share of a split's rows that may also stand in train without a warning.
     """
     names = [name for name in next(iter(facts.values())) if name not in HIDDEN]
-    cells = [["-" if of[name] is None else of[name] for name in names] for of in facts.values()]
-    shown = [
-        [split, *(f"{c:.1f}" if isinstance(c, float) else c for c in row)]
-        for split, row in zip(facts, cells, strict=True)
-    ]
-    log.info("%s\n%s", table(["", *(name.replace("_", " ") for name in names)], shown), meaning)
+    rows = [[split, *("-" if of[name] is None else of[name] for name in names)] for split, of in facts.items()]
+    rows = [[f"{cell:.1f}" if isinstance(cell, float) else cell for cell in row] for row in rows]
+    log.info("%s\n%s", table(["", *(name.replace("_", " ") for name in names)], rows), meaning)
     for split, of in facts.items():
         classes = Counter(of["classes"])
         parts = ", ".join(f"{name} {n} ({n / classes.total():.0%})" for name, n in classes.most_common())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 log = logging.getLogger("recipes")
-REPAIRED = "an answer is not at its answer_start; its only occurrence is taken"
+REPAIRED = "an answer is not at its answer_start; the occurrence nearby, or the only one, is taken"
 MISPLACED = "an answer is not at its answer_start, nor is it elsewhere just once"
 
 
@@ -114,8 +114,10 @@ def read_answers(where: str, row: dict[str, Any]) -> list[tuple[str, int]] | Non
     for answer in answers if isinstance(answers, list) else [None]:
         text = answer.get("text") if isinstance(answer, dict) else None
         start = answer.get("answer_start") if isinstance(answer, dict) else None
-        if start in (None, ""):
+        if start in (None, "", -1, "-1"):
             start = -1
+            if text == "":  # as some write that there is no answer
+                continue
         elif not re.fullmatch(r"\d+(\.0)?", str(start)):
             raise InputError(f'{where}: answer_start "{start}" is no whole number from 0')
         start = int(float(start))
@@ -145,15 +147,17 @@ def is_unicode(text: str) -> bool:
 
 
 def place_answer(text: str, start: int, context: str) -> int:
-    """Where an answer begins in its context: at `start` if it does, else at its only occurrence, else -1.
+    """Where an answer begins in its context: at `start` if it does, else at its only occurrence or at the nearest one
+    within 10 characters, else -1.
 
-    >>> place_answer("Lyon", 3, "In Lyon."), place_answer("Lyon", 9, "In Lyon."), place_answer("n", 0, "In Lyon.")
-    (3, 3, -1)
+    >>> place_answer("Lyon", 3, "In Lyon."), place_answer("n", 0, "In Lyon, not in Nice."), place_answer("n", -1, "nn")
+    (3, 1, -1)
     """
     if start >= 0 and context.startswith(text, start):
         return start
-    first = context.find(text)
-    return first if first >= 0 and context.find(text, first + 1) < 0 else -1
+    places = [match.start() for match in re.finditer(re.escape(text), context)]
+    near = [place for place in places if start >= 0 and abs(place - start) <= 10] or places * (len(places) == 1)
+    return min(near, key=lambda place: abs(place - start), default=-1)
 
 
 def has_answers(dataset: "Dataset") -> bool:
@@ -532,8 +536,8 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
             lengths=histogram(lengths),
         )
     meaning = (
-        "pieces: word pieces in a window, mean. windowed: questions with several windows. question cut: longer than a "
-        "window allows.\noutside: answers that no window holds whole. in train: questions whose context stands in train."
+        "pieces: word pieces in a window, mean. windowed: questions with several windows. question cut: too long for one.\n"
+        "outside: answers that no window holds whole. in train: questions whose context stands in train."
     )
     return show_facts(facts, meaning, tolerated=0.02)
 

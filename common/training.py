@@ -605,13 +605,17 @@ def freeze(model: Any, what: str | None) -> None:
     """
     encoder = model.base_model
     layers = next((m for m in encoder.modules() if isinstance(m, nn.ModuleList)), [])
-    if what is not None and what not in ("encoder", "embeddings") and not (what.isdigit() and int(what) <= len(layers)):
+    if (
+        what is not None
+        and what not in ("encoder", "embeddings")
+        and not (what.isdecimal() and int(what) <= len(layers))
+    ):
         raise InputError(f"--freeze {what}: must be encoder, embeddings or a number of layers from 0 to {len(layers)}")
     if what == "encoder":
         frozen = [encoder]
     elif what is not None:
         embeddings = [module for name, module in encoder.named_children() if "embed" in name]
-        frozen = [*embeddings, *(layers[: int(what)] if what.isdigit() else [])]
+        frozen = [*embeddings, *(layers[: int(what)] if what.isdecimal() else [])]
     else:
         frozen = []
     for module in frozen:

@@ -22,6 +22,7 @@ from common.metrics import entities, entity_errors, entity_lookup, entity_scores
 
 log = logging.getLogger("recipes")
 TOKEN_COLUMNS, TAG_COLUMNS = ("tokens", "words"), ("ner_tags", "tags", "labels", "ner")
+SPAN_COLUMNS = ("entities", "spans", "label", "labels")
 CLITIC = r"['’](?:s|re|ve|ll|d|m)\b"
 IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 BROKEN = "a tag continues an entity that is not there; it begins one, as in conlleval"
@@ -236,7 +237,10 @@ def tagged_row(
     row = row | {name: by_number[name] for name in (tokens_column, tags_column) if name in by_number}
     if not isinstance(example["document"], int):
         example["document"] = -1
-    if tokens_column is None and "text" in row and ("entities" in row or tokens_name is None):
+    if isinstance(row.get("data"), dict) and isinstance(row.get("annotations"), list):  # Label Studio's JSON
+        results = [result for annotation in row["annotations"][:1] for result in annotation.get("result", [])]
+        row = {**row["data"], "entities": [result.get("value") for result in results]}
+    if tokens_column is None and "text" in row and (tokens_name is None or any(key in row for key in SPAN_COLUMNS)):
         return example | tagged_text(name, place, row)
     if tokens_name is None or tokens_name not in row:
         raise InputError(
@@ -273,15 +277,28 @@ def tag_name(where: str, tag: Any, label_list: list[str] | None) -> str:
     return label_list[tag]
 
 
+def read_span(span: Any) -> tuple[int, int, str]:
+    """Start, end and label of an entity, as annotation tools write it: an object with `label` (spaCy, Prodigy) or a list
+    `labels` (Label Studio), or a list of the three (doccano).
+
+    >>> read_span({"start": 0, "end": 3, "labels": ["PER"]}), read_span([0, 3, "PER"])
+    ((0, 3, 'PER'), (0, 3, 'PER'))
+    """
+    if isinstance(span, list):
+        start, end, label = span
+        return start, end, label
+    return span["start"], span["end"], span["label"] if "label" in span else span["labels"][0]
+
+
 def tagged_text(name: str, place: str, row: dict) -> dict:
     """Words and tags of raw `text` with `entities` as character spans."""
-    text, spans = row["text"], row.get("entities")
+    text, spans = row["text"], next((row[key] for key in SPAN_COLUMNS if key in row), None)
     if not isinstance(text, str) or not text.strip():
         raise InputError(f'{name}, {place}: "text" is empty or no text; delete the row')
     if spans is None:
         return {"tokens": [text[start:end] for start, end in split_words(text)], "ner_tags": None}
     try:
-        checked = [(span["start"], span["end"], span["label"]) for span in spans]
+        checked = [read_span(span) for span in spans]
         for start, end, label in checked:
             if not (isinstance(start, int) and isinstance(end, int) and isinstance(label, str) and label):
                 raise TypeError
@@ -588,7 +605,7 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
             lookup_f1=lookup_f1(datasets["train"], dataset) if has_lookup else None,
         )
     meaning = (
-        "pieces: word pieces in a sentence, mean; longest: 99 % are not longer. windowed: sentences in several windows.\n"
+        "pieces: word pieces in a sentence, mean; longest: 99 % are not longer. windowed: read in several windows.\n"
         "no piece: words that the tokenizer drops, tagged O. in train: sentences that also stand in train."
     )
     return show_facts(facts, meaning, tolerated=0.1)

@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # 4. Tokenizer and model.
     tokenizer = training.load_tokenizer(run.model)
-    model = training.load_model(AutoModelForQuestionAnswering, run.model, args, training_args)
+    model = training.load_model(AutoModelForQuestionAnswering, run.model, args, training_args, num_labels=2)
     training.freeze(model, args.freeze)
 
     # 5. Features. What recipes/predict.py needs beside the weights stands in the config.

@@ -481,4 +481,4 @@ def test_the_table_of_the_data_counts_what_is_there(tiny_bert, tmp_path, capsys)
     assert [table["train"][i] for i in (0, 1, 4, 5, 6, 7)] == ["3", "75", "4", "1", "1", "-"]
     assert [table["validation"][i] for i in (0, 1, 4, 5, 6, 7)] == ["2", "3", "2", "0", "0", "1"]
     assert "train: 1 PER (50%), 1 ORG (50%)." in output
-    assert "Warning: 1 of 2 sentences of validation also stand in train" in output
+    assert "Warning: 1 of 2 rows of validation also stand in train" in output
