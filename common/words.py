@@ -240,7 +240,7 @@ def tagged_row(
     if isinstance(row.get("data"), dict) and isinstance(row.get("annotations"), list):  # Label Studio's JSON
         results = [result for annotation in row["annotations"][:1] for result in annotation.get("result", [])]
         row = {**row["data"], "entities": [result.get("value") for result in results]}
-    if tokens_column is None and "text" in row and (tokens_name is None or any(key in row for key in SPAN_COLUMNS)):
+    if tokens_column is None and "text" in row and (tokens_name is None or "entities" in row or "spans" in row):
         return example | tagged_text(name, place, row)
     if tokens_name is None or tokens_name not in row:
         raise InputError(
@@ -278,8 +278,8 @@ def tag_name(where: str, tag: Any, label_list: list[str] | None) -> str:
 
 
 def read_span(span: Any) -> tuple[int, int, str]:
-    """Start, end and label of an entity, as annotation tools write it: an object with `label` (spaCy, Prodigy) or a list
-    `labels` (Label Studio), or a list of the three (doccano).
+    """Start, end and label of an entity, as annotation tools write it: an object with `label` (spaCy, Prodigy) or with
+    a list `labels` (Label Studio), or a list of the three (doccano).
 
     >>> read_span({"start": 0, "end": 3, "labels": ["PER"]}), read_span([0, 3, "PER"])
     ((0, 3, 'PER'), (0, 3, 'PER'))
