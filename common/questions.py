@@ -536,7 +536,7 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
             lengths=histogram(lengths),
         )
     meaning = (
-        "pieces: word pieces in a window, mean. windowed: questions with several. question cut: too long for a window.\n"
+        "pieces: word pieces in a window, mean. windowed: those with several. question cut: too long for a window.\n"
         "outside: answers that no window holds whole. in train: questions whose context stands in train."
     )
     return show_facts(facts, meaning, tolerated=0.02)
