@@ -119,7 +119,7 @@ def read_conll(path: str) -> Iterator[Row]:
             continue
         if line.startswith("# ") and not words and not is_tag(fields[-1]):
             continue
-        if columns == 10 and re.fullmatch(r"\d+[-.]\d+", fields[0]):  # CoNLL-U: several words in one, or none
+        if len(fields) == 10 and re.fullmatch(r"\d+[-.]\d+", fields[0]):  # CoNLL-U: several words in one, or none
             continue
         columns = columns or len(fields)
         if len(fields) != columns:

@@ -47,6 +47,8 @@ def find_columns(
             raise InputError(f"{name}: holds no rows; check the file and its format")
     name, row = next(iter(first_rows.items()))
     texts, inferred = tuple(text_columns or ()), []
+    if not texts and not next(iter(sources.values())).has_header:
+        texts, label_column = tuple(row)[:count], label_column or (list(row)[-1] if len(row) > count else None)
     if not texts:
         known = [names for names in (ONE_TEXT if count == 1 else TWO_TEXTS) if all(name in row for name in names)]
         others = tuple(name for name, value in row.items() if name not in NO_TEXT and isinstance(value, str))
@@ -54,7 +56,8 @@ def find_columns(
         if not texts:
             raise InputError(
                 f"{name}: cannot tell which of its columns ({', '.join(row)}) hold the {count} "
-                f"text{'s' * (count > 1)} of a row; name {'them' if count > 1 else 'it'} with --text_columns"
+                f"text{'s' * (count > 1)} of a row; name {'them' if count > 1 else 'it'} with --text_columns, or give "
+                "--no_header if the first line is no line of names"
             )
         inferred.append(f"text {' and '.join(texts)}")
     if len(texts) != count:
