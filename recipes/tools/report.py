@@ -84,6 +84,7 @@ def chart(draw: Callable[[Any], Any], caption: str, height: float = 2.5) -> dict
     style: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False}
     style |= {
         "axes.formatter.useoffset": False,
+        "axes.formatter.limits": (-3, 5),
         "font.size": 9,
         "axes.grid": True,
         "grid.color": LINE,
