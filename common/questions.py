@@ -157,7 +157,9 @@ def place_answer(text: str, start: int, context: str) -> int:
         return start
     places = [match.start() for match in re.finditer(re.escape(text), context)]
     near = [place for place in places if start >= 0 and abs(place - start) <= 10] or places * (len(places) == 1)
-    return min(near, key=lambda place: abs(place - start), default=-1)
+    near.sort(key=lambda place: abs(place - start))
+    is_tied = len(near) > 1 and abs(near[0] - start) == abs(near[1] - start)
+    return near[0] if near and not is_tied else -1
 
 
 def has_answers(dataset: "Dataset") -> bool:

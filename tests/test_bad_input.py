@@ -109,7 +109,7 @@ FILES = [
     (nli, "number.jsonl", json.dumps({"premise": "a", "hypothesis": 2, "label": "x"}), "line 1: "),
     (ner, "empty.conll", "", "holds no rows"),
     (ner, "columns.tsv", TAGGED.replace(" ", "\t"), "end in .conll"),
-    (ner, "spans.jsonl", '{"text": "Ada ran", "spans": []}\n', "or give entities beside the text"),
+    (ner, "spans.jsonl", '{"text": "Ada ran", "spans": []}\n', "every tag is O"),
     (ner, "ragged.conll", TAGGED + "ran\n", "line 61: 1 columns"),
     (ner, "prefix.conll", TAGGED + "Ada PERSON\n", 'line 61: tag "PERSON"'),
     (ner, "nul.txt", TAGGED + "A\0a O\n", "line 61: holds a NUL byte"),

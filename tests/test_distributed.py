@@ -117,7 +117,7 @@ def test_two_processes_train_and_score_as_one_and_speak_with_one_voice(flags, al
     assert done.stdout.count("Effective batch 8: 4 per device, 2 processes, 1 accumulation step.") == 1
     assert done.stdout.count("Packing: the encoder computes no padding") == 1
     assert done.stdout.count("Model and results") == done.stdout.count("train_runtime") == 1
-    assert done.stderr.count("Tokenizing train: 100%") == 1
+    assert "Tokenizing" not in done.stderr  # a file gets no progress bars
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["processes"] == 2 and record["total_batch_size"] == 8
 

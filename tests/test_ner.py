@@ -480,5 +480,5 @@ def test_the_table_of_the_data_counts_what_is_there(tiny_bert, tmp_path, capsys)
     # sentences, words, mean and 99th percentile of pieces, windows, sentences in several, words without piece, in train
     assert [table["train"][i] for i in (0, 1, 4, 5, 6, 7)] == ["3", "75", "4", "1", "1", "-"]
     assert [table["validation"][i] for i in (0, 1, 4, 5, 6, 7)] == ["2", "3", "2", "0", "0", "1"]
-    assert "train: 1 PER (50%), 1 ORG (50%)." in output
+    assert "train: PER 1 (50%), ORG 1 (50%)." in output
     assert "Warning: 1 of 2 rows of validation also stand in train" in output

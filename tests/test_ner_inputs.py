@@ -139,7 +139,7 @@ BAD = [
         json_lines([{"text": "A b", "entities": [{"start": 1, "end": 2, "label": "X"}]}]),
         "line 1: entity 1-2 (X) holds no word",
     ),
-    ("span_form.jsonl", json_lines([{"text": "Ada", "entities": [[0, 3, "PER"]]}]), 'line 1: "entities" is no list'),
+    ("span_form.jsonl", json_lines([{"text": "Ada", "entities": ["PER"]}]), 'line 1: "entities" is no list'),
     (
         "span_overlap.jsonl",
         json_lines(

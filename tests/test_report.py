@@ -12,7 +12,7 @@ import pytest
 
 from common.errors import InputError
 from recipes import ner, nli, qa, text_classification
-from recipes.tools import report
+from recipes.tools import blocks, report
 from recipes.tools.model_card import model_card
 from recipes.tools.report import draw_report, published_figure
 
@@ -188,7 +188,7 @@ def test_scores_tags_and_answers(tmp_path):
     assert re.search(r"question word EM F1 rows (when 50\.0 50\.0 20 who 0\.0 0\.0 20|who 0\.0 0\.0 20 when)", text)
     assert "trivial baseline 25.00 no answer" in text or "nearest name or number" in text
     assert '<mark class="gold">1916</mark>' in html and '<mark class="found">bridge</mark>' in html
-    assert html.count('<mark class="gold">1916</mark>') <= report.SHOWN  # the one at answer_start, not the first
+    assert html.count('<mark class="gold">1916</mark>') <= blocks.SHOWN  # the one at answer_start, not the first
     assert "F1 over the null threshold" in text and "best on validation, -0.75" in html
     assert "null threshold" not in text_of(drawn(answer_run(tmp_path / "v1", version_2=False)))
 
@@ -204,10 +204,10 @@ def test_the_null_threshold_peaks_where_it_was_tuned(tmp_path, monkeypatch):
         def __getattr__(self, name):
             return lambda *args, **kwargs: None
 
-    monkeypatch.setattr(report, "chart", lambda draw, *args: draw(Axes()))
+    monkeypatch.setattr(blocks, "chart", lambda draw, *args: draw(Axes()))
     folder = answer_run(tmp_path / "run")
     rows, start = report.read_rows(folder, "predictions.jsonl")
-    report.null_threshold(rows, folder, start, report.read_run(folder))
+    blocks.null_threshold(rows, folder, start, report.read_run(folder))
     right = sum(row["answers"] == [row["predicted"]] for row in rows)
     assert lines["y"][0] == 25.0  # no question is given an answer
     assert max(lines["y"]) == pytest.approx(100 * (right + 10) / 40) and lines["y"][-1] == pytest.approx(
@@ -218,17 +218,17 @@ def test_the_null_threshold_peaks_where_it_was_tuned(tmp_path, monkeypatch):
 def test_calibration_of_a_model_that_knows_its_chances():
     confidence = np.repeat([0.55, 0.75, 0.95], [200, 400, 200])
     right = np.concatenate([np.arange(n) < round(n * c) for n, c in ((200, 0.55), (400, 0.75), (200, 0.95))])
-    error, bins = report.calibration(confidence, right)
+    error, bins = blocks.calibration(confidence, right)
     assert error == pytest.approx(0, abs=1e-6) and [n for _, _, n in bins] == [200, 400, 200]
-    assert report.calibration(np.array([1.0, 1.0]), np.array([True, False]))[0] == 0.5
+    assert blocks.calibration(np.array([1.0, 1.0]), np.array([True, False]))[0] == 0.5
 
 
 def test_what_the_curves_say():
-    assert "hardly moved" in report.advice(curve([0.7, 0.69, 0.7, 0.7]), None)[0]
-    assert "by heart" in report.advice(curve([2, 1, 0.5, 0.2], [1.0, 1.3]), None)[0]
-    assert "train longer" in report.advice(curve([2, 1, 0.5, 0.2], [1, 0.9], [0.6, 0.7]), "test_accuracy")[0]
-    assert report.advice(curve([2, 1, 0.5, 0.2], [1, 0.9], [0.7, 0.7]), "test_accuracy") == []
-    assert report.advice([], None) == [] and report.advice(curve([float("nan")] * 9), "eval_accuracy") == []
+    assert "hardly moved" in blocks.advice(curve([0.7, 0.69, 0.7, 0.7]), None)[0]
+    assert "by heart" in blocks.advice(curve([2, 1, 0.5, 0.2], [1.0, 1.3]), None)[0]
+    assert "train longer" in blocks.advice(curve([2, 1, 0.5, 0.2], [1, 0.9], [0.6, 0.7]), "test_accuracy")[0]
+    assert blocks.advice(curve([2, 1, 0.5, 0.2], [1, 0.9], [0.7, 0.7]), "test_accuracy") == []
+    assert blocks.advice([], None) == [] and blocks.advice(curve([float("nan")] * 9), "eval_accuracy") == []
 
 
 @pytest.mark.slow

@@ -5,15 +5,11 @@ python -m recipes.tools.report --index runs     the table, and the pages that ar
 """
 
 import argparse
-import io
 import json
 import logging
 import re
 import shlex
-import zlib
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,8 @@ import numpy as np
 
 from common.data import is_tag
 from common.errors import InputError, OneLineParser, is_main_process, run_as_command
-from common.metrics import answer_baselines, answer_scores, entities, entity_errors, entity_scores, split_of
+from common.metrics import answer_baselines, split_of
+from recipes.tools import blocks
 from recipes.tools.baselines import load_baselines, published
 from recipes.tools.compare import read_rows, read_run, row_scores
 from recipes.tools.model_card import model_card
@@ -29,16 +26,6 @@ from recipes.tools.statistics import RowScore, bootstrap_interval, label_row_sco
 
 log = logging.getLogger("recipes")
 REPORT = "report.html"
-SHOWN = 20  # examples in a list
-NAME = 24  # characters of a class's name in a table
-LONGEST = 700  # characters, or words, of a text that is shown
-CLASSES = 20  # with more a confusion matrix is no longer read, and its commonest cells are listed
-POINTS = 1500  # in a scatter plot
-QUESTION_WORDS = ("what", "who", "when", "where", "which", "why", "how", "whose", "whom")
-ANSWERS = ["none", "1 word", "2 words", "3 to 4", "5 to 8", "9 and more"]
-# Colours of matplotlib's output -> the page's, which differ between light and dark.
-COLOURS = {"#000001": "currentColor", "#000002": "var(--a)", "#000003": "var(--b)", "#000004": "var(--line)"}
-INK, A, B, LINE = COLOURS
 
 # Reading a run
 
@@ -62,443 +49,13 @@ def headline(record: dict[str, Any], split: str | None = None) -> tuple[str, flo
     return None
 
 
-def series(history: Sequence[dict], key: str) -> tuple[list[float], list[float]]:
-    """Steps and values of what was logged under `key`, numbers alone.
-
-    >>> series([{"step": 1, "loss": 2.0}, {"step": 1, "eval_loss": 1.0}, {"step": 2, "loss": float("nan")}], "loss")
-    ([1], [2.0])
-    """
-    points = [(row["step"], row[key]) for row in history if key in row and np.isfinite(row[key])]
-    return [step for step, _ in points], [value for _, value in points]
-
-
-# Drawing
-
-
-def chart(draw: Callable[[Any], Any], caption: str, height: float = 2.5) -> dict[str, Any]:
-    """A figure block: what `draw` puts on the axes, as SVG in the page's own font and colours."""
-    import matplotlib
-    from markupsafe import Markup, escape
-    from matplotlib.figure import Figure
-
-    style: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False}
-    style |= {
-        "axes.formatter.useoffset": False,
-        "axes.formatter.limits": (-3, 5),
-        "font.size": 9,
-        "axes.grid": True,
-        "grid.color": LINE,
-        "lines.linewidth": 1.6,
-        "legend.frameon": False,
-    }
-    style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": matplotlib.cycler(color=[A, B])}
-    style |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
-    file = io.StringIO()
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(4.6, height))
-        figure.subplots_adjust(left=0.14, right=0.98, bottom=0.45 / height, top=0.92)
-        draw(figure.add_subplot())
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    svg = " ".join(file.getvalue().partition("<svg")[2].split())
-    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->| xmlns(:xlink)?=\"[^\"]*\"", "", svg)
-    svg = re.sub(r' (width|height)="[\d.]+pt"', "", re.sub(r'font: ([\d.]+)px [^;"]*', r"font-size: \1px", svg))
-    # Ids must differ from those of the page's other figures; most are never referred to.
-    used, salt = set(re.findall(r'(?:url\(|href=")#([\w-]+)', svg)), f"f{zlib.crc32(caption.encode()):x}-"
-    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{salt}{m[1]}"' if m[1] in used else "", svg)
-    svg = re.sub(r'(url\(|href=")#', rf"\1#{salt}", svg)
-    for ours, page in COLOURS.items():
-        svg = svg.replace(ours, page)
-    label = escape(caption)
-    return {"kind": "figure", "svg": Markup(f'<svg role="img" aria-label="{label}"{svg}'), "caption": caption}
-
-
-def table(
-    header: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, bar: int | None = None, of: int = 1
-) -> dict:
-    """A table block; numbers of column `bar`, shares `of` 1 or of 100, are also drawn as bars."""
-
-    def cell(value: Any, i: int) -> tuple[str, str]:
-        text = f"{value:.{3 if of == 1 else 1}f}" if isinstance(value, float) else str(value)
-        return text, f"{100 * value / of:.0f}" if i == bar else ""
-
-    cells = [[cell(value, i) for i, value in enumerate(row)] for row in rows]
-    return {"kind": "table", "header": header, "rows": cells, "caption": caption}
-
-
-def say(text: str) -> dict[str, Any]:
-    return {"kind": "text", "text": text}
-
-
-def examples(caption: str, cases: Sequence[tuple[str, list]], marks: bool = False) -> dict[str, Any]:
-    """A list block; of each example a note and its lines, which are (label, [(text, class of its mark, type)])."""
-    return {"kind": "cases", "caption": caption, "cases": cases, "marks": marks}
-
-
-def shortened(text: str, limit: int = LONGEST) -> str:
-    return text if len(text) <= limit else text[:limit] + " …"
-
-
-def learning_curves(history: Sequence[dict], score: str | None) -> list[dict[str, Any]]:
-    """Charts of loss, of the score on validation, and of the learning rate, over steps."""
-    score = re.sub("^test_", "eval_", score or "")
-    lines = [
-        ("Loss", {"loss": "training", "eval_loss": "validation"}),
-        (f"Validation: {score.removeprefix('eval_').replace('_', ' ')}", {score: ""}),
-        ("Learning rate", {"learning_rate": ""}),
-    ]
-    blocks = []
-    for caption, named in lines:
-        found = {label: series(history, key) for key, label in named.items() if series(history, key)[0]}
-        if not found:
-            continue
-
-        def draw(axes: Any, found: dict = found) -> None:
-            for label, (steps, values) in found.items():
-                axes.plot(steps, values, label=label, marker="." if len(steps) < 30 else "")
-            axes.set_xlabel("step")
-            if len(found) > 1:
-                axes.legend()
-
-        blocks.append(chart(draw, caption))
-    return blocks
-
-
-def advice(history: Sequence[dict], score: str | None) -> list[str]:
-    """What the curves say in plain sentences: over-fitting, no learning, a run that ended too early.
-
-    >>> advice([{"step": s, "loss": 0.7} for s in range(10)], None)[0][:43]
-    'The training loss hardly moved (0.7 to 0.7)'
-    """
-    said = []
-    _, losses = series(history, "loss")
-    part = max(1, len(losses) // 5)
-    first, last = float(np.mean(losses[:part] or 0)), float(np.mean(losses[-part:] or 0))
-    if len(losses) >= 4 and last > 0.97 * first:
-        said.append(
-            f"The training loss hardly moved ({first:.3g} to {last:.3g}): try three times the learning rate or a third "
-            "of it, train longer, and look whether the labels belong to their rows."
-        )
-    at, validation = series(history, "eval_loss")
-    if len(validation) > 1 and validation[-1] > 1.02 * min(validation) and last < first:
-        lowest = at[int(np.argmin(validation))]
-        said.append(
-            f"Validation loss was lowest at step {lowest} ({min(validation):.3g}) and is {validation[-1]:.3g} at the "
-            "end, while training loss went on falling: the model learns its rows by heart. Fewer epochs, "
-            "--early_stopping_patience, or more data."
-        )
-    at, values = series(history, re.sub("^test_", "eval_", score or ""))
-    if len(values) > 1 and values[-1] > max(values[:-1]):
-        said.append(f"The best score on validation was the last (step {at[-1]}): train longer.")
-    return said
-
-
-# What a page says of each task
-
-
-def class_blocks(gold: Sequence[str], found: Sequence[str], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Confusion matrix, and scores per class."""
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
-    names = [shortened(label, NAME) for label in labels]
-    counts = confusion_matrix(gold, found, labels=labels)
-    scores = precision_recall_fscore_support(gold, found, labels=labels, zero_division=0)
-    per_class = zip(names, *(column.tolist() for column in (*scores, counts.sum(0))), strict=True)
-    header = ["class", "precision", "recall", "F1", "gold", "found"]
-    return [
-        confusion(names, counts, "Confusions: rows are gold, columns predicted."),
-        table(header, sorted(per_class, key=lambda row: row[3]), "Classes, the worst first.", bar=3),
-    ]
-
-
-def label_blocks(rows: list[dict], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """`class_blocks`, reliability, and the most confident mistakes."""
-    blocks = class_blocks([row["label"] for row in rows], [row["predicted"] for row in rows], labels)
-    confidence = np.array([row["probability"] for row in rows])
-    is_right = np.array([row["label"] == row["predicted"] for row in rows])
-    blocks.append(reliability(confidence, is_right))
-    wrong = sorted((row for row in rows if row["label"] != row["predicted"]), key=lambda row: -row["probability"])
-    cases = [
-        (f"gold {row['label']}, predicted {row['predicted']} ({row['probability']:.2f})", text_lines(row))
-        for row in wrong[:SHOWN]
-    ]
-    return [*blocks, examples(f"The {len(cases)} most confident of {len(wrong)} mistakes.", cases)]
-
-
-def text_lines(row: dict[str, Any]) -> list[tuple]:
-    return [("", [(shortened(row[name]), "", "")]) for name in ("text", "text_pair") if name in row]
-
-
-def confusion(names: Sequence[str], counts: np.ndarray, caption: str) -> dict[str, Any]:
-    """A matrix whose shade is the share of its row; of many classes the commonest confusions."""
-    if len(names) > CLASSES:
-        cells = sorted(((n, i, j) for (i, j), n in np.ndenumerate(counts) if i != j and n), reverse=True)[:SHOWN]
-        rows = [[names[i], names[j], n] for n, i, j in cells]
-        return table(["gold", "predicted", "rows"], rows, f"The commonest confusions of {len(names)} classes.")
-    shares = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).round(2)
-    cells = [list(zip(*pair, strict=True)) for pair in zip(counts.tolist(), shares.tolist(), strict=True)]
-    return {"kind": "matrix", "header": names, "rows": list(zip(names, cells, strict=True)), "caption": caption}
-
-
-def calibration(confidence: np.ndarray, is_right: np.ndarray, bins: int = 10) -> tuple[float, list[tuple]]:
-    """Expected calibration error (Guo et al. 2017, section 2): the mean over rows of how far accuracy and confidence
-    lie apart in each of the equally wide bins; and confidence, accuracy and rows of each bin that has any.
-
-    >>> import numpy as np
-    >>> calibration(np.array([0.9, 0.9, 0.6, 0.6]), np.array([True, True, True, False]))[0]
-    0.1
-    """
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    found = [
-        (float(confidence[bin_of == i].mean()), float(is_right[bin_of == i].mean()), int((bin_of == i).sum()))
-        for i in np.unique(bin_of)
-    ]
-    return round(sum(n * abs(c - a) for c, a, n in found) / len(confidence), 6), found
-
-
-def reliability(confidence: np.ndarray, is_right: np.ndarray) -> dict[str, Any]:
-    error, bins = calibration(confidence, is_right)
-
-    def draw(axes: Any) -> None:
-        axes.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1)
-        x, y, n = zip(*bins, strict=True)
-        axes.plot(x, y, color=A)
-        axes.scatter(x, y, s=[8 + 250 * rows / len(confidence) for rows in n], color=A, alpha=0.7, linewidths=0)
-        axes.set(xlabel="probability of the predicted class", ylabel="share that is right")
-        axes.set(xlim=(0, 1.03), ylim=(0, 1.03))
-
-    gap = confidence.mean() - is_right.mean()
-    how = "about as sure as it is right" if abs(gap) < 0.03 else "too sure" if gap > 0 else "less sure than it may be"
-    return chart(
-        draw,
-        f"Reliability: on the dotted line 0.7 would mean 7 of 10. Expected calibration error {error:.3f}; mean "
-        f"probability {confidence.mean():.3f}, accuracy {is_right.mean():.3f}: the model is {how}. "
-        "A dot's area is its share of rows.",
-        height=3.2,
-    )
-
-
-def score_blocks(rows: list[dict]) -> list[dict[str, Any]]:
-    """Scatter of predicted against gold scores, residuals, and the rows that are furthest off."""
-    gold, predicted = (np.array([float(row[key]) for row in rows]) for key in ("label", "predicted"))
-    residuals = predicted - gold
-    shown = np.random.default_rng(0).permutation(len(rows))[:POINTS]
-
-    def scatter(axes: Any) -> None:
-        ends = [min(gold.min(), predicted.min()), max(gold.max(), predicted.max())]
-        axes.plot(ends, ends, color=INK, linestyle=":", linewidth=1)
-        axes.scatter(gold[shown], predicted[shown], s=9, color=A, alpha=0.4, linewidths=0)
-        axes.set(xlabel="gold", ylabel="predicted")
-
-    def histogram(axes: Any) -> None:
-        axes.hist(residuals, bins=30, color=A)
-        axes.set(xlabel="predicted less gold", ylabel="rows")
-
-    sample = f" ({POINTS} of {len(rows)} rows)" if len(rows) > POINTS else ""
-    spread = f"Residuals: mean {residuals.mean():.3f}, standard deviation {residuals.std():.3f}."
-    worst = sorted(range(len(rows)), key=lambda i: -abs(residuals[i]))[:SHOWN]
-    cases = [
-        (f"gold {gold[i]:g}, predicted {predicted[i]:.2f} ({residuals[i]:+.2f})", text_lines(rows[i])) for i in worst
-    ]
-    return [
-        chart(scatter, f"Predicted against gold scores{sample}.", 3.2),
-        chart(histogram, spread, 3.2),
-        examples(f"The {len(cases)} rows furthest off.", cases),
-    ]
-
-
-def tag_blocks(rows: list[dict]) -> list[dict[str, Any]]:
-    """Scores per type, confusions between types, kinds of error, and the sentences with most errors."""
-    gold, predicted = ([row[key] for row in rows] for key in ("ner_tags", "predicted"))
-    scores = entity_scores(gold, predicted)
-    types = sorted({*scores["types"], *(e[0] for tags in predicted for e in entities(tags))})
-    at = {name: i for i, name in enumerate([*types, "none"])}
-    counts, errors = np.zeros((len(at), len(at)), int), []
-    for row, (of_gold, of_predicted) in enumerate(zip(map(entities, gold), map(entities, predicted), strict=True)):
-        for name, start, end in of_gold:
-            touching = [(min(end, e[2]) - max(start, e[1]), e[0]) for e in of_predicted if e[1] < end and e[2] > start]
-            counts[at[name], at[max(touching)[1] if touching else "none"]] += 1
-        for name, start, end in of_predicted:
-            counts[at["none"], at[name]] += not any(e[1] < end and e[2] > start for e in of_gold)
-        errors.append((len(set(of_gold) ^ set(of_predicted)), row))
-    header = ["type", "precision", "recall", "F1", "entities"]
-    per_type = [[n, *(s[c] for c in ("precision", "recall", "f1", "support"))] for n, s in scores["types"].items()]
-    kinds = entity_errors(gold, predicted)
-    cases = []
-    for wrong, i in sorted(errors, key=lambda error: (-error[0], error[1]))[:SHOWN]:
-        row = rows[i]
-        lines = [
-            (name, tagged_parts(row["tokens"], row[key], at))
-            for name, key in (("gold", "ner_tags"), ("found", "predicted"))
-        ]
-        cases += [(f"sentence {i + 1}: {wrong} entities differ", lines)] * (wrong > 0)
-    caption = (
-        "Types: rows are gold, columns the entity that overlaps most. "
-        "None as a row: predicted where nothing is; as a column: not found."
-    )
-    return [
-        table(header, sorted(per_type, key=lambda row: row[3]), "Types, the worst first.", bar=3),
-        confusion([*at], counts, caption),
-        table(["kind of error", "entities"], sorted(kinds.items(), key=lambda kind: -kind[1]), "Kinds of error."),
-        examples(f"The {len(cases)} sentences with most errors.", cases),
-    ]
-
-
-def tagged_parts(words: Sequence[str], tags: Sequence[str], colour_of: dict[str, int]) -> list[tuple[str, str, str]]:
-    """A sentence as (text, class, type), a part for each entity and for what lies between."""
-    parts, done = [], 0
-    limit = min(len(words), LONGEST // 4)
-    for name, start, end in [*(e for e in entities(tags) if e[2] <= limit), ("", limit, limit)]:
-        parts.append((" ".join(words[done:start]) + " ", "", ""))
-        parts.append((" ".join(words[start:end]), f"t{colour_of[name] % 6}" if name else "", name))
-        parts.append((" ", "", ""))
-        done = end
-    return [*parts, (" …", "", "")] if limit < len(words) else parts
-
-
-def answer_blocks(rows: list[dict], folder: Path, start: str, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Scores by question word and by lengths, the null threshold, and the worst answers in their contexts."""
-    version_2 = any(not row["answers"] for row in rows)
-    scores = 100 * np.array([answer_scores(row["predicted"], row["answers"], version_2) for row in rows])
-
-    def word(row: dict) -> str:
-        return next((w for w in re.findall(r"\w+", row["question"].lower()) if w in QUESTION_WORDS), "other")
-
-    def answer_length(row: dict) -> str:
-        words = np.median([len(text.split()) for text in row["answers"]]) if row["answers"] else 0
-        return ANSWERS[int(np.searchsorted([0.5, 1.5, 2.5, 4.5, 8.5], words))]
-
-    lengths = [len(row.get("context", "").split()) for row in rows]
-    edges = np.unique(np.quantile(lengths, [0, 0.25, 0.5, 0.75, 1]).astype(int))
-    spans = [f"{a + (a > edges[0])} to {b}" for a, b in pairwise(edges)] or [str(edges[0])]
-    of_context = [spans[min(int(np.searchsorted(edges[1:], n)), len(spans) - 1)] for n in lengths]
-    blocks = [
-        grouped("question word", [word(row) for row in rows], scores),
-        grouped("answer", [answer_length(row) for row in rows], scores, ANSWERS),
-    ]
-    if any(lengths):
-        blocks.append(grouped("words of context", of_context, scores, spans))
-    if version_2 and (folder / f"{start}nbest_predictions.json").exists():
-        blocks.append(null_threshold(rows, folder, start, record))
-    worst = sorted(range(len(rows)), key=lambda i: (scores[i, 1], -rows[i]["probability"]))
-    cases = []
-    for i in [i for i in worst if scores[i, 0] < 100][:SHOWN]:
-        row, golds = rows[i], " | ".join(dict.fromkeys(rows[i]["answers"])) or "no answer"
-        answer = f"{row['predicted'] or 'no answer'} ({row['probability']:.2f})"
-        note = shortened(f"gold: {golds}; predicted: {answer}; F1 {scores[i, 1]:.0f}")
-        lines = [("", [(shortened(row["question"]), "", "")]), ("", answer_parts(row) if "context" in row else [])]
-        cases.append((note, lines))
-    return [*blocks, examples(f"The {len(cases)} worst answers, the surest first.", cases, marks=True)]
-
-
-def grouped(name: str, kinds: Sequence[str], scores: np.ndarray, order: Sequence[str] | None = None) -> dict[str, Any]:
-    """A table of exact match and F1 by kind of row, the commonest kinds first or in `order`."""
-    of_kind = defaultdict(list)
-    for kind, score in zip(kinds, scores, strict=True):
-        of_kind[kind].append(score)
-    names = [kind for kind in order if kind in of_kind] if order else sorted(of_kind, key=lambda k: -len(of_kind[k]))
-    rows = [[kind, *(float(value) for value in np.mean(of_kind[kind], axis=0)), len(of_kind[kind])] for kind in names]
-    return table([name, "EM", "F1", "rows"], rows, f"By {name}.", bar=2, of=100)
-
-
-def answer_parts(row: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The context with the gold and the predicted span marked, from a little before the first of them."""
-    context, spans = row["context"], []
-    for text, start in zip(row["answers"], row.get("answer_starts", ()), strict=False):
-        spans += [(start, start + len(text), "gold")] * (start >= 0)
-    if row["start"] is not None:
-        spans.append((row["start"], row["end"], "found"))
-    edges = sorted({edge for start, end, _ in spans for edge in (start, end)}) or [0]
-    first, last = max(0, edges[0] - LONGEST // 3), min(len(context), edges[-1] + LONGEST // 3)
-    last = min(last, first + 3 * LONGEST)
-    edges = [first, *(edge for edge in edges if first < edge < last), last]
-    parts = [("… ", "", "")] * (first > 0)
-    for start, end in pairwise(edges):
-        kinds = sorted({kind for a, b, kind in spans if a <= start and end <= b})
-        parts.append((context[start:end], " ".join(kinds), ""))
-    return [*parts, (" …", "", "")] if last < len(context) else parts
-
-
-def null_threshold(rows: list[dict], folder: Path, start: str, record: dict[str, Any]) -> dict[str, Any]:
-    """F1 over the threshold above which a question is given no answer (`common.metrics.best_threshold`)."""
-    n_best, odds = (
-        json.loads((folder / f"{start}{name}.json").read_text(encoding="utf-8"))
-        for name in ("nbest_predictions", "null_odds")
-    )
-    gains = []  # F1 of giving the best answer; where there is none, what giving one costs
-    for row in rows:
-        given = next((c["text"] for c in n_best[row["id"]] if c["text"]), "")
-        gains.append(answer_scores(given, row["answers"], True)[1] if row["answers"] else -1.0)
-    values = np.array([odds[row["id"]] for row in rows])
-    tuned = record["results"].get("eval_best_threshold")
-    low, high = np.quantile([*values, -1.0, 1.0, tuned or 0.0], [0.002, 0.998])
-    order = np.argsort(values, kind="stable")
-    unanswerable = sum(not row["answers"] for row in rows)
-    curve = 100 * (unanswerable + np.concatenate([[0], np.cumsum(np.array(gains)[order])])) / len(rows)
-    x = np.concatenate([[min(low, values.min()) - 1], values[order]])
-    step = max(1, len(x) // 400)
-
-    def draw(axes: Any) -> None:
-        axes.plot(x[::step], curve[::step], drawstyle="steps-post")
-        axes.axvline(0, color=INK, linestyle=":", linewidth=1, label="official, 0")
-        if tuned is not None:
-            axes.axvline(tuned, color=B, linestyle="--", linewidth=1, label=f"best on validation, {tuned:.2f}")
-        axes.set(xlabel="threshold of the null odds", ylabel="F1", xlim=(low, high))
-        axes.legend()
-
-    return chart(draw, "F1 over the null threshold: a question whose null odds exceed it is given no answer.", 3.0)
-
-
-def data_blocks(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Sizes, classes, lengths and overlap of the splits, as the run kept them."""
-    facts = record.get("data", {})
-    splits = facts.get("splits", {})
-    rows = [
-        [split, found["rows"], found.get("in_train", "-"), found.get("cut", "-"), found.get("windowed", "-")]
-        for split, found in splits.items()
-    ]
-    caption = "Splits. Also in train: rows whose text (or context) stands there. Windowed: read in several parts."
-    blocks = [table(["split", "rows", "also in train", "cut", "windowed"], rows, caption)]
-    names = Counter()
-    for found in splits.values():
-        names.update(found.get("classes", {}))
-    if names:
-        of_split = [(Counter(found.get("classes", {})), split) for split, found in splits.items()]
-        shares = [
-            [shortened(name, NAME), *(counts[name] / counts.total() if counts else "-" for counts, _ in of_split)]
-            for name, _ in names.most_common(CLASSES)
-        ]
-        more = f" {len(names) - CLASSES} more are not shown." if len(names) > CLASSES else ""
-        blocks.append(table(["class", *(split for _, split in of_split)], shares, f"Shares of the classes.{more}"))
-    lengths = {split: found["lengths"] for split, found in splits.items() if "lengths" in found}
-    if lengths:
-        limit = facts.get("max_seq_length")
-        longest = min(max(int(start) for found in lengths.values() for start in found), 2 * (limit or 2048))
-
-        def draw(axes: Any) -> None:
-            for split, found in lengths.items():
-                edges = [*range(0, longest + 9, 8)]
-                total = sum(found.values())
-                axes.stairs([found.get(str(edge), 0) / total for edge in edges[:-1]], edges, label=split, linewidth=1.6)
-            if limit and limit < 1.5 * longest + 16:
-                axes.axvline(limit, color=INK, linestyle=":", linewidth=1)
-                axes.text(limit, axes.get_ylim()[1], f" limit {limit}", va="top", fontsize=8)
-            axes.set(xlabel="word pieces", ylabel="share")
-            axes.legend()
-
-        cut = sum(found.get("cut", 0) for found in splits.values())
-        note = f"{cut} rows are longer and are cut" if cut else "no row is cut"
-        caption = f"Lengths of what the model reads; the limit (--max_seq_length) is {limit}, {note}."
-        blocks.append(chart(draw, caption))
-    return blocks
-
-
 # Scores beside others
 
 
 def row_score(rows: list[dict], metric: str, folder: Path, record: dict[str, Any]) -> RowScore | None:
     """A score as a function of rows; None where it is not one that can be resampled."""
     labels = record.get("data", {}).get("labels") or ()
-    if len(labels) <= CLASSES:
+    if len(labels) <= blocks.CLASSES:
         return row_scores(rows, str(folder), record).get(metric)
     # To resample three columns for each class would take minutes.
     return label_row_scores(rows, labels, ["accuracy"]).get(metric)
@@ -580,7 +137,7 @@ def page(folder: Path) -> dict[str, Any]:
         tiles += [("trivial baseline", number(base[1]), base[0])] if base else []
         other = published_figure(record, split, metric)
         tiles += [("published", number(other[0]), other[1])] if other else []
-    said += advice(history, best and best[0])
+    said += blocks.advice(history, best and best[0])
     seconds, speed = record.get("seconds", {}), record.get("useful_tokens_per_second")
     parts = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if name != "total")
     data = own_file(arguments)
@@ -593,21 +150,23 @@ def page(folder: Path) -> dict[str, Any]:
     if speed:
         tiles.append(("useful tokens a second", f"{speed:,.0f}", "of training, padding not counted"))
     if several:
-        blocks = [say("Rows may have several labels each; of such rows only the scores are shown.")]
+        answers = [blocks.say("Rows may have several labels each; of such rows only the scores are shown.")]
     elif not rows:
-        blocks = [say("No split with gold answers was evaluated, so there are no errors to show.")]
+        answers = [blocks.say("No split with gold answers was evaluated, so there are no errors to show.")]
     elif "ner_tags" in rows[0]:
         gold, found = (list(chain.from_iterable(row[key] for row in rows)) for key in ("ner_tags", "predicted"))
         tags = sorted({*gold, *found})  # parts of speech are no entities
-        blocks = tag_blocks(rows) if all(map(is_tag, tags)) else class_blocks(gold, found, tags)
+        answers = blocks.tag_blocks(rows) if all(map(is_tag, tags)) else blocks.class_blocks(gold, found, tags)
     elif "answers" in rows[0]:
-        blocks = answer_blocks(rows, folder, start, record)
+        answers = blocks.answer_blocks(rows, folder, start, record)
     else:
         labels = record.get("data", {}).get("labels") or sorted(
             {str(row[k]) for row in rows for k in ("label", "predicted")}
         )
-        blocks = label_blocks(rows, labels) if isinstance(rows[0]["predicted"], str) else score_blocks(rows)
-    curves = learning_curves(history, best and best[0])
+        answers = (
+            blocks.label_blocks(rows, labels) if isinstance(rows[0]["predicted"], str) else blocks.score_blocks(rows)
+        )
+    curves = blocks.learning_curves(history, best and best[0])
     scores = [[*split_of(name), number(value)] for name, value in record["results"].items() if name.islower()]
     versions = ", ".join([record["started_at"], *(f"{name} {value}" for name, value in record["versions"].items())])
     return {
@@ -616,10 +175,17 @@ def page(folder: Path) -> dict[str, Any]:
         "tiles": tiles,
         "said": said,
         "sections": [
-            ("Learning", curves or [say("This run trained nothing, so there are no curves.")]),
-            (f"Answers on {split.replace('_', ' ')}" if rows else "Answers", blocks),
-            ("Data", data_blocks(record)),
-            ("Run", [table(["split", "score", "value"], scores, "All scores."), say(record["command"]), say(versions)]),
+            ("Learning", curves or [blocks.say("This run trained nothing, so there are no curves.")]),
+            (f"Answers on {split.replace('_', ' ')}" if rows else "Answers", answers),
+            ("Data", blocks.data_blocks(record)),
+            (
+                "Run",
+                [
+                    blocks.table(["split", "score", "value"], scores, "All scores."),
+                    blocks.say(record["command"]),
+                    blocks.say(versions),
+                ],
+            ),
         ],
     }
 
@@ -700,7 +266,7 @@ def write_index(root: Path) -> Path:
         except Exception as error:  # of one run, which must not hide the others
             print(f"left out: {error if isinstance(error, InputError) else f'{folder}: {error}'}")
             continue
-        best, (_, losses) = headline(record), series(read_history(folder), "loss")
+        best, (_, losses) = headline(record), blocks.series(read_history(folder), "loss")
         low, high = min(losses, default=0), max(losses, default=0)
         points = [(100 * i / len(losses), 22 - 20 * (x - low) / (high - low or 1)) for i, x in enumerate(losses)]
         arguments = record["arguments"]
