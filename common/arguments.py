@@ -53,6 +53,7 @@ class RecipeArguments:
     max_eval_samples: int | None = flag(None, "Use the first so many rows. Unset: all.")
     max_predict_samples: int | None = flag(None, "Use the first so many rows. Unset: all.")
     max_seq_length: int | None = flag(None, "Word pieces in an input. Unset: 512, in qa 384, or the model's limit.")
+    new_head: bool = flag(False, "Start from the encoder of a trained model and train a new head on it.")
     freeze: str | None = flag(None, "What does not train: encoder, embeddings, or N (and N layers). Unset: all trains.")
     early_stopping_patience: int | None = flag(None, "Stop after N evaluations without a better score. Unset: never.")
     packing: bool | None = flag(None, "Compute no padding in the encoder. Unset: on a CPU, where the model allows it.")

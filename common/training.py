@@ -499,7 +499,7 @@ def load_model(model_class: Any, name: str, args: Any, training_args: TrainingAr
     Args:
         model_class: one of transformers' Auto classes, or a class of your own.
         name: on the Hub, or a local folder.
-        args: a recipe's arguments; `attn_implementation` and `packing` are read.
+        args: a recipe's arguments; `attn_implementation`, `packing` and `new_head` are read.
         config: entries of the model's config, for instance `id2label`.
 
     Raises:
@@ -507,7 +507,15 @@ def load_model(model_class: Any, name: str, args: Any, training_args: TrainingAr
     """
     is_packed = resolve_packing(args, training_args)
     attention, reason = choose_attention(training_args, args.attn_implementation)
-    model, missing = read_weights(model_class, name, attn_implementation=attention, **config)
+    new_head = getattr(args, "new_head", False) and name == args.model_name_or_path  # and not what it became
+    options = {"attn_implementation": attention, "ignore_mismatched_sizes": new_head}
+    model, missing = read_weights(model_class, name, **options, **config)
+    if new_head:  # whatever the file held under the names of this one
+        fresh = type(model)(model.config).state_dict()
+        encoder = f"{model.base_model_prefix}."
+        head = {key: value for key, value in fresh.items() if not key.startswith(encoder)}
+        model.load_state_dict(head, strict=False)
+        missing = sorted({*missing, *head})
     if is_packed and pack(model):
         log.info("Packing: the encoder computes no padding (--packing false: it does).")
     else:
@@ -556,7 +564,7 @@ def ignore_padding(model: nn.Module, args: Any, inputs: dict[str, torch.Tensor],
             )
 
 
-def model_label_list(name: str, labels: Sequence[str], is_trained: bool) -> list[str] | None:
+def model_label_list(name: str, labels: Sequence[str], is_trained: bool, new_head: bool = False) -> list[str] | None:
     """The label names in the order of the model's head: its own where it has names, else `labels` as they are.
 
     A model already fine-tuned keeps its order, so that no label silently changes its meaning. None for a trained
@@ -566,12 +574,15 @@ def model_label_list(name: str, labels: Sequence[str], is_trained: bool) -> list
         name: the model, Hub name or local folder.
         labels: the labels of the data.
         is_trained: the model is to be used as it is, so it must have names.
+        new_head: its head is not used, so the labels are those of the data.
 
     Raises:
         InputError: the data has labels that the model lacks, with both lists.
     """
     from transformers import AutoConfig
 
+    if new_head:
+        return list(labels)
     with hub_errors("model", name):
         config = AutoConfig.from_pretrained(name)
     if is_trained and config.problem_type == "regression":
@@ -588,7 +599,7 @@ def model_label_list(name: str, labels: Sequence[str], is_trained: bool) -> list
     if lacking:
         raise InputError(
             f"the data has labels that {name} lacks ({', '.join(lacking)}): data {list(labels)}, model {own}; "
-            "rename the data's labels, or start from a model without a trained head"
+            "rename the data's labels, or keep only its encoder with --new_head true"
         )
     return named
 

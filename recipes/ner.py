@@ -125,7 +125,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # 4. Tokenizer and model, which keeps the label names.
     tokenizer = training.load_tokenizer(run.model, is_split_into_words=True)
-    label_list = training.model_label_list(run.model, label_list, is_trained=not training_args.do_train)
+    is_trained = not training_args.do_train
+    label_list = training.model_label_list(run.model, label_list, is_trained, args.new_head)
     names = dict(id2label=dict(enumerate(label_list)), label2id={label: i for i, label in enumerate(label_list)})
     model = training.load_model(AutoModelForTokenClassification, run.model, args, training_args, **names)
     training.freeze(model, args.freeze)
@@ -147,6 +148,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         train_dataset=features.get("train"),
         eval_dataset=features.get("validation"),
         processing_class=tokenizer,
+        # Of training and of validation; in its place any function of (outputs, labels, num_items_in_batch).
         compute_loss_func=training.cross_entropy_loss(label_smoothing=training_args.label_smoothing_factor),
         compute_metrics=build_compute_metrics(datasets.get("validation"), features.get("validation"), label_list),
         preprocess_logits_for_metrics=training.token_predictions,

@@ -132,7 +132,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # 4. Tokenizer and model, which keeps the label names.
     tokenizer = training.load_tokenizer(run.model)
     if label_list is not None:
-        label_list = training.model_label_list(run.model, label_list, is_trained=not training_args.do_train)
+        is_trained = not training_args.do_train
+        label_list = training.model_label_list(run.model, label_list, is_trained, args.new_head)
     model = training.load_model(
         AutoModelForSequenceClassification, run.model, args, training_args, **training.head_config(label_list)
     )
@@ -155,6 +156,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         train_dataset=features.get("train"),
         eval_dataset=features.get("validation"),
         processing_class=tokenizer,
+        # Of training and of validation; in its place any function of (outputs, labels, num_items_in_batch).
         compute_loss_func=training.label_loss(label_list, weights, training_args.label_smoothing_factor),
         compute_metrics=build_compute_metrics(label_list, metric_names),
         callbacks=run.callbacks,

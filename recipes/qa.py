@@ -153,6 +153,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         train_dataset=features.get("train"),
         eval_dataset=features.get("validation"),
         processing_class=tokenizer,
+        # Of training and of validation; in its place any function of (outputs, labels, num_items_in_batch).
         compute_loss_func=loss,
         compute_metrics=build_compute_metrics(
             datasets.get("validation"), features.get("validation"), limits, version_2

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForTokenClassification
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from common.errors import InputError
-from common.training import freeze, load_model, load_tokenizer
+from common.training import freeze, load_model, load_tokenizer, model_label_list
 from recipes import ner, nli, predict, qa, text_classification
 from tests.conftest import ROOT, logged, read_sample
 from tests.encoders import ENCODERS, save_encoder
@@ -138,3 +138,26 @@ def test_frozen_parts_are_found_in_every_architecture(name, encoders):
         assert bool(of_encoder) == (what != "encoder")
         assert not (what == "1" and any("layer.0." in n or "layers.0." in n for n in of_encoder))
         assert any("classifier" in n for n in trained)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra"])
+def test_a_new_head_on_the_encoder_of_a_trained_model(name, encoders, tmp_path):
+    """From one of three classes to tags, whose heads have parameters of one name, and back to two classes."""
+    names = {"id2label": dict(enumerate("abc")), "label2id": {"a": 0, "b": 1, "c": 2}}
+    trained = AutoModelForSequenceClassification.from_pretrained(encoders(name), **names)
+    trained.save_pretrained(tmp_path)
+    args = SimpleNamespace(model_name_or_path=str(tmp_path), attn_implementation=None, packing=False, new_head=True)
+    machine = SimpleNamespace(device=torch.device("cpu"), torch_compile=False, do_train=True)
+    with pytest.raises(InputError, match="keep only its encoder with --new_head true"):
+        model_label_list(str(tmp_path), ["x", "y"], is_trained=False)
+    for model_class, labels in ((AutoModelForTokenClassification, ["O", "B-X", "I-X"]), (type(trained), ["x", "y"])):
+        chosen = model_label_list(str(tmp_path), labels, is_trained=False, new_head=True)
+        config = {"id2label": dict(enumerate(chosen)), "label2id": {label: i for i, label in enumerate(chosen)}}
+        model = load_model(model_class, str(tmp_path), args, machine, **config)
+        assert list(model.config.label2id) == labels
+        prefix, old, new = f"{model.base_model_prefix}.", trained.state_dict(), model.state_dict()
+        for key, value in new.items():
+            if key.startswith(prefix) and ".pooler." not in key:
+                assert torch.equal(value, old[key]), key
+            elif value.dim() == 2 and key in old and not key.startswith(prefix):
+                assert not (value.shape == old[key].shape and torch.equal(value, old[key])), key

@@ -1,5 +1,6 @@
 """README.md of a run: the Hub's model card, with its block of metadata, and how to use the model."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -94,5 +95,6 @@ def model_card(model: str, record: dict[str, Any], config: dict[str, Any]) -> st
         scores=table(["split", "score", "value"], scores),
         pairs=len(settings.get("text_columns", ())) == 2 or config.get("texts_per_row") == 2,
         windows=bool(settings.get("doc_stride")),
+        shell_model=shlex.quote(model),
     )
     return str(card)
