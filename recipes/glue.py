@@ -26,9 +26,10 @@ import numpy as np
 from common.data import read_rows
 from common.errors import InputError, OneLineParser, run_as_command
 from common.metrics import table
-from recipes.tools.baselines import load_baselines, published
+from recipes.tools.baselines import chance_of_difference, load_baselines, published
 from recipes.tools.compare import row_scores, rows_with_gold
-from recipes.tools.glue_files import OFFICIAL, SUBMISSION, convert_official, is_official, write_submission
+from recipes.tools.glue_files import OFFICIAL, SUBMISSION, convert_official, is_official, plot, write_submission
+from recipes.tools.report import trivial
 from recipes.tools.statistics import RowScore, bootstrap_interval, mean_score
 
 # Recipe, metrics and rows of train and validation of each task (Wang et al. 2019, table 1; MNLI's two dev sets).
@@ -272,10 +273,14 @@ def summarize(
             entry |= {"sd": float(np.std(values, ddof=1)) if len(values) > 1 else None, "best": max(values)}
             entry |= {"interval": None if found is None else [100 * value for value in found], "learning_rate": rate}
             for split in ("dev", "test"):
-                row = published(baselines, args.model_name_or_path, task, split)
-                figure = row and row["scores"][task].get(metric)
-                other = figure is not None and {"model": row["model"], "score": figure, "source": row["source"]}
-                entry[f"published_{split}"] = other or None
+                entry[f"published_{split}"] = published(baselines, args.model_name_or_path, task, metric, split)
+            dev = entry["published_dev"]
+            entry["chance"] = dev and chance_of_difference(values, dev["score"], dev["sd"], dev["runs"])
+            folder, rows, record = found_in[0]
+            base = trivial(rows, "validation", metric.removeprefix("matched_"), folder, record)
+            entry["trivial"] = base and 100 * base[1]
+            if base and found is not None and found[0] <= base[1]:
+                notes.append(f"{task} {metric}: cannot be told from {base[0]} ({100 * base[1]:.2f}).")
             entries.append(entry)
     missing = [task for task in TASKS if task not in {entry["task"] for entry in entries}]
     if missing:
@@ -297,9 +302,19 @@ def render(entries: list[dict], notes: list[str]) -> str:
         dev = entry["published_dev"]
         low, high = entry["interval"] or (None, None)
         difference = None if dev is None else entry["mean"] - dev["score"]
-        cells = [entry["mean"], entry["sd"], entry["best"], low, high, dev and dev["score"], difference]
+        cells = [
+            entry["mean"],
+            entry["sd"],
+            entry["best"],
+            low,
+            high,
+            entry["trivial"],
+            dev and dev["score"],
+            difference,
+        ]
+        cells.append(entry["chance"])
         rows.append([f"{entry['task']} {entry['metric']}", len(entry["values"]), *map(number, cells)])
-    header = ["dev", "seeds", "mean", "sd", "best", "95 % from", "to", "published", "difference"]
+    header = ["dev", "seeds", "mean", "sd", "best", "95 % from", "to", "trivial", "published", "difference", "chance"]
     lines = [table(header, rows)]
     for split in ("dev", "test"):
         found = [(e["task"], e["metric"], e[f"published_{split}"]) for e in entries if e[f"published_{split}"]]
@@ -307,31 +322,11 @@ def render(entries: list[dict], notes: list[str]) -> str:
             figures = [f"{t} {m} {p['score']}" for t, m, p in found if (p["model"], p["source"]) == (model, source)]
             aside = "" if split == "dev" else ", another split, not to be compared"
             lines.append(f"Published on {split}{aside}: {model} ({source}): {', '.join(figures)}.")
-    return "\n".join([*lines, "Intervals: bootstrap over validation rows of the mean over seeds.", *notes])
-
-
-def plot(entries: list[dict], path: Path) -> None:
-    """Every run as a dot, the mean with its interval, and the published dev figure."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 1.2 + 0.42 * len(entries)), layout="constrained")
-    axes = figure.subplots()
-    for y, entry in enumerate(entries):
-        low, high = entry["interval"] or (entry["mean"], entry["mean"])
-        axes.plot(
-            [low, high], [y, y], color="tab:blue", linewidth=2, alpha=0.5, label="95 % interval" if y == 0 else None
-        )
-        axes.plot(entry["values"], [y] * len(entry["values"]), ".", color="tab:blue", label="a run" if y == 0 else None)
-        axes.plot(entry["mean"], y, "|", color="black", markersize=16, label="mean" if y == 0 else None)
-        if entry["published_dev"]:
-            axes.plot(entry["published_dev"]["score"], y, "D", color="tab:orange", fillstyle="none")
-    axes.plot([], [], "D", color="tab:orange", fillstyle="none", label="published, dev")
-    axes.set_yticks(range(len(entries)), [f"{e['task']} {e['metric']}" for e in entries])
-    axes.invert_yaxis()
-    axes.set_xlabel("dev score, percent")
-    axes.grid(axis="x", alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=4, frameon=False)
-    figure.savefig(path, metadata={"Date": None})
+    lines.append(
+        "Intervals: bootstrap over validation rows of the mean over seeds. trivial: always the commonest label of "
+        "train.\nchance: of such a difference if both models were equally good (Welch), where both have several seeds."
+    )
+    return "\n".join([*lines, *notes])
 
 
 def submit(args: argparse.Namespace, passed_on: list[str], done: dict[Run, Path]) -> Path:

@@ -65,6 +65,7 @@ def fake_runs(monkeypatch):
             "precision": "fp32",
         }
         record |= {"identity": {"num_train_epochs": 3}, "seconds": {"set-up": 10, "training": 60.0}}
+        record["data"] = {"labels": ["no", "yes"], "splits": {"train": {"classes": {"no": 9, "yes": 5}}}}
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(json.dumps(record))
         (folder / "all_results.json").write_text(json.dumps(results))
@@ -87,11 +88,14 @@ def test_scores_over_seeds_beside_the_published_dev_figure(fake_runs, tmp_path, 
     assert (accuracy["mean"], accuracy["best"]) == (62.5, 75.0)
     assert accuracy["sd"] == pytest.approx(17.678, abs=0.001)  # of 75 and 50: 12.5 * sqrt(2)
     assert accuracy["interval"][0] < 62.5 < accuracy["interval"][1]
-    assert accuracy["published_dev"]["score"] == 84.07 and "run_glue" in accuracy["published_dev"]["source"]
+    assert accuracy["published_dev"]["score"] == 84.36 and "Flax" in accuracy["published_dev"]["source"]
+    assert accuracy["published_dev"]["runs"] == 5 and accuracy["published_dev"]["sd"] == 1.09
+    assert 0.2 < accuracy["chance"] < 0.5  # two runs, 75 and 50, against 84.36 with a deviation of 1.09
+    assert accuracy["trivial"] == 50  # always no
     assert accuracy["published_test"] is None  # BERT's table gives F1 alone
-    assert by_name["mnli", "matched_accuracy"]["published_dev"]["score"] == 83.91
+    assert by_name["mnli", "matched_accuracy"]["published_dev"]["score"] == 83.80
     output = capsys.readouterr().out
-    assert "[4/4] mnli seed 2: matched_accuracy 0.2500" in output and "-21.57" in output
+    assert "[4/4] mnli seed 2: matched_accuracy 0.2500" in output and "-21.86" in output
     assert "Published on test, another split, not to be compared: bert-base (Devlin" in output
     assert "No GLUE average: it is over nine tasks, and cola, sst2, stsb" in output
     assert all(command[-2:] == ["--fp16", "true"] for command in fake_runs)

@@ -158,7 +158,7 @@ def test_many_classes_and_a_published_figure(tmp_path):
     record = json.loads((folder / "run.json").read_text())
     record["arguments"] |= {"task_name": "sst2", "model_name_or_path": "google-bert/bert-base-cased"}
     (folder / "run.json").write_text(json.dumps(record))
-    assert re.search(r"published 0\.9232 bert-base-cased, Transformers", text_of(drawn(folder)))
+    assert re.search(r"published 0\.9223 bert-base-cased, Transformers", text_of(drawn(folder)))
 
 
 def test_published_figures_of_the_hubs_datasets_are_for_their_own_rows_alone():

@@ -1,8 +1,11 @@
 """Published figures, with their sources: baselines.json beside this file."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from common.errors import InputError
 
@@ -10,7 +13,8 @@ BASELINES = Path(__file__).with_suffix(".json")
 
 
 def load_baselines() -> list[dict[str, Any]]:
-    """Rows of `model`, `source`, `split` and `scores` (task -> metric -> percent).
+    """Rows of `model`, `source`, `split` and `scores` (task -> metric -> percent); where the source gives them, `runs`,
+    how many the scores are the mean of, and `sd`, their standard deviations, in the form of `scores`.
 
     Raises:
         InputError: a row without source or split.
@@ -24,13 +28,32 @@ def load_baselines() -> list[dict[str, Any]]:
     return rows
 
 
-def published(baselines: list[dict], model: str, task: str, split: str) -> dict[str, Any] | None:
-    """The row of the same model if there is one, else the first with the task.
+def published(baselines: list[dict], model: str, task: str, metric: str, split: str) -> dict[str, Any] | None:
+    """`model`, `source`, `score`, `sd` and `runs` of the same model if there is such a row, else of the first with the
+    task and the metric; the last two are None where the source does not give them.
 
     Args:
         model: its name, or the folder that holds it.
         split: "dev" or "test"; a figure on the other one is never given.
     """
-    rows = [row for row in baselines if row["split"] == split and task in row["scores"]]
-    same = [row for row in rows if row["model"] == Path(model).name]
-    return next(iter(same + rows), None)
+    rows = [row for row in baselines if row["split"] == split and metric in row["scores"].get(task, {})]
+    row = next((row for row in rows if row["model"] == Path(model).name), rows[0] if rows else None)
+    if row is None:
+        return None
+    sd = row.get("sd", {}).get(task, {}).get(metric)
+    score = {"score": row["scores"][task][metric], "sd": sd, "runs": row.get("runs")}
+    return {"model": row["model"], "source": row["source"], **score}
+
+
+def chance_of_difference(values: Sequence[float], mean: float, sd: float | None, runs: int | None) -> float | None:
+    """The p-value of Welch's t-test between one's own runs and published ones; None where either side has no spread.
+
+    >>> round(chance_of_difference([88.0, 89.0, 90.0], 88.97, 0.72, 5), 2)
+    0.96
+    """
+    from scipy.stats import ttest_ind_from_stats
+
+    if sd is None or len(values) < 2 or not np.std(values):
+        return None
+    own = np.mean(values), np.std(values, ddof=1), len(values)
+    return float(ttest_ind_from_stats(*own, mean, sd, runs, equal_var=False).pvalue)

@@ -89,15 +89,15 @@ def published_figure(record: dict[str, Any], split: str, metric: str) -> tuple[f
     """A published figure of the task, or of the Hub's dataset, on the same split, and its source."""
     arguments = record["arguments"]
     task = arguments.get("task_name") or (None if own_file(arguments) else Path(arguments["dataset_name"]).name)
-    row = published(load_baselines(), arguments["model_name_or_path"], task, "test" if split == "test" else "dev")
-    scores = row["scores"][task] if row else {}
     name = f"mismatched_{metric}" if split == "validation_mismatched" else metric
-    value = scores.get(name, scores.get(f"matched_{name}"))
-    if value is None:
+    model, rows = arguments["model_name_or_path"], load_baselines()
+    found = (published(rows, model, task, n, "test" if split == "test" else "dev") for n in (name, f"matched_{name}"))
+    row = next(filter(None, found), None)
+    if row is None:
         return None
     limit = arguments.get("max_predict_samples" if split == "test" else "max_eval_samples")
     whole = f", on the whole split and not its first {limit} rows" if limit else ""
-    return value / (1 if task == "squad" else 100), f"{row['model']}, {row['source']}{whole}"
+    return row["score"] / (1 if task == "squad" else 100), f"{row['model']}, {row['source']}{whole}"
 
 
 # The page
