@@ -29,15 +29,17 @@ def load_baselines() -> list[dict[str, Any]]:
 
 
 def published(baselines: list[dict], model: str, task: str, metric: str, split: str) -> dict[str, Any] | None:
-    """`model`, `source`, `score`, `sd` and `runs` of the same model if there is such a row, else of the first with the
-    task and the metric; the last two are None where the source does not give them.
+    """`model`, `source`, `score`, `sd` and `runs` of the same model if there is such a row, else of the first model with
+    the task; the last two are None where the source does not give them.
 
     Args:
         model: its name, or the folder that holds it.
         split: "dev" or "test"; a figure on the other one is never given.
     """
-    rows = [row for row in baselines if row["split"] == split and metric in row["scores"].get(task, {})]
-    row = next((row for row in rows if row["model"] == Path(model).name), rows[0] if rows else None)
+    rows = [row for row in baselines if row["split"] == split and task in row["scores"]]
+    own = Path(model).name
+    own = own if any(row["model"] == own for row in rows) else next((row["model"] for row in rows), None)
+    row = next((row for row in rows if row["model"] == own and metric in row["scores"][task]), None)
     if row is None:
         return None
     sd = row.get("sd", {}).get(task, {}).get(metric)
