@@ -29,8 +29,8 @@ def load_baselines() -> list[dict[str, Any]]:
 
 
 def published(baselines: list[dict], model: str, task: str, metric: str, split: str) -> dict[str, Any] | None:
-    """`model`, `source`, `score`, `sd` and `runs` of the same model if there is such a row, else of the first model with
-    the task; the last two are None where the source does not give them.
+    """`model`, `source`, `score`, `sd` and `runs` of the same model if there is such a row, else of the first model
+    that has the task; the last two are None where the source does not give them.
 
     Args:
         model: its name, or the folder that holds it.
