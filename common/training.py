@@ -473,9 +473,11 @@ def balanced_class_weights(asked: str | None, features: Any, label_list: Sequenc
     return weights
 
 
-def token_predictions(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-    """For `preprocess_logits_for_metrics`: label ids (rows, tokens). Only these travel to the host, not the logits."""
-    return logits.argmax(dim=-1)
+def token_predictions(logits: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """For `preprocess_logits_for_metrics`: label ids and their probabilities, (rows, tokens) each. Only these travel to
+    the host, not the logits."""
+    probabilities, ids = logits.float().softmax(dim=-1).max(dim=-1)
+    return ids, probabilities
 
 
 # The model

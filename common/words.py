@@ -374,10 +374,13 @@ def sentence_groups(dataset: Any) -> dict[str, list]:
     return {"groups": documents if len(set(documents)) > 1 else texts, "texts": texts, "kinds": kinds}
 
 
-def tagged_rows(dataset: Any, predicted: list[list[str]]) -> list[dict[str, Any]]:
-    """For the prediction files: words, gold tags (None where unknown) and predicted tags of each sentence."""
-    rows = zip(columns(dataset, "tokens", "ner_tags"), predicted, strict=True)
-    return [dict(tokens=words, ner_tags=gold, predicted=found) for (words, gold), found in rows]
+def tagged_rows(dataset: Any, predicted: list[list[str]], probabilities: list[list[float]]) -> list[dict[str, Any]]:
+    """For the prediction files: words, gold tags (None where unknown), predicted tags and the probability of each."""
+    rows = zip(columns(dataset, "tokens", "ner_tags"), predicted, probabilities, strict=True)
+    return [
+        dict(tokens=words, ner_tags=gold, predicted=tags, probabilities=[round(value, 4) for value in sure])
+        for (words, gold), tags, sure in rows
+    ]
 
 
 def conll_block(row: dict[str, Any]) -> str:

@@ -92,19 +92,18 @@ def preprocess(datasets: DatasetDict, label_list: list[str], tokenizer, max_leng
     return features
 
 
-def decode(predictions, features, dataset, label_list: list[str]) -> list[list[str]]:
-    """Label ids of windows -> a tag per word, in the order of `dataset`."""
-    words_per_sentence = [len(tokens) for tokens in dataset["tokens"]]
-    return words.tags_of_sentences(
-        predictions, features["word_ids"], features["sentence"], words_per_sentence, label_list
-    )
+def decode(predictions, features, dataset, label_list: list[str]) -> tuple[list[list[str]], list[list[float]]]:
+    """Label ids of windows and their probabilities -> a tag per word and its probability, in the order of `dataset`."""
+    ids, probabilities = predictions
+    places = features["word_ids"], features["sentence"], [len(tokens) for tokens in dataset["tokens"]]
+    return words.tags_of_sentences(ids, *places, label_list), words.values_of_words(probabilities, *places)
 
 
 def build_compute_metrics(dataset, features, label_list: list[str], per_type: bool = False):
     """Entity scores over whole sentences, as `conlleval` gives them; a score that you add is reported too."""
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        predicted = decode(prediction.predictions, features, dataset, label_list)
+        predicted, _ = decode(prediction.predictions, features, dataset, label_list)
         return metrics.flat_scores(metrics.score("entities", dataset["ner_tags"][:], predicted), per_type)
 
     return compute_metrics
@@ -169,9 +168,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         trainer.compute_metrics = build_compute_metrics(datasets[split], features[split], label_list, per_type=True)
         output = trainer.predict(features[split], metric_key_prefix=prefix)
         results |= metrics.reported(output.metrics)
-        predicted = decode(output.predictions, features[split], datasets[split], label_list)
+        predicted, probabilities = decode(output.predictions, features[split], datasets[split], label_list)
         words.show_entities(split, datasets[split], predicted, facts[split].get("lookup_f1"))
-        sentences = words.tagged_rows(datasets[split], predicted)
+        sentences = words.tagged_rows(datasets[split], predicted, probabilities)
         runs.write_predictions(run.file("predictions.jsonl", split), sentences, json.dumps)
         if words.has_conll_form(sentences):
             runs.write_predictions(run.file("predictions.conll", split), sentences, words.conll_block)

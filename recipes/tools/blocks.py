@@ -227,7 +227,7 @@ def reliability(confidence: np.ndarray, is_right: np.ndarray) -> dict[str, Any]:
         x, y, n = zip(*bins, strict=True)
         axes.plot(x, y, color=A)
         axes.scatter(x, y, s=[8 + 250 * rows / len(confidence) for rows in n], color=A, alpha=0.7, linewidths=0)
-        axes.set(xlabel="probability of the predicted class", ylabel="share that is right")
+        axes.set(xlabel="probability of what is predicted", ylabel="share that is right")
         axes.set(xlim=(0, 1.03), ylim=(0, 1.03))
 
     gap = confidence.mean() - is_right.mean()
@@ -303,8 +303,19 @@ def tag_blocks(rows: list[dict]) -> list[dict[str, Any]]:
         table(header, sorted(per_type, key=lambda row: row[3]), "Types, the worst first.", bar=3),
         confusion([*at], counts, caption),
         table(["kind of error", "entities"], sorted(kinds.items(), key=lambda kind: -kind[1]), "Kinds of error."),
+        *entity_reliability(rows),
         examples(f"The {len(cases)} sentences with most errors.", cases),
     ]
+
+
+def entity_reliability(rows: list[dict]) -> list[dict[str, Any]]:
+    """How often an entity is right that was found with a probability, the least of its words'; none of older runs."""
+    found = [
+        (min(row["probabilities"][entity[1] : entity[2]]), entity in entities(row["ner_tags"]))
+        for row in rows
+        for entity in (entities(row["predicted"]) if "probabilities" in row else ())
+    ]
+    return [reliability(*map(np.array, zip(*found, strict=True)))] if found else []
 
 
 def tagged_parts(words: Sequence[str], tags: Sequence[str], colour_of: dict[str, int]) -> list[tuple[str, str, str]]:
