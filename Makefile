@@ -32,7 +32,7 @@ NPROC ?= $(if $(filter 1,$(OFFLINE)),1,$(eval NPROC := $(shell $(PY) -c '$(count
 LAUNCH ?= recipes/launch/multi_gpu.yaml
 launch = $(if $(filter-out 0 1,$(NPROC)),TORCH_CPP_LOG_LEVEL=ERROR $(VENV)/bin/accelerate launch --quiet --config_file $(LAUNCH) --num_processes $(NPROC),$(PY))
 recipe = $(subst -,_,$*)
-offline = $(or $(offline_$(or $(SAMPLE),$1)),$(error no bundled sample for $1: SAMPLE=ner takes that of ner; or give its files in ARGS))
+offline = $(or $(offline_$(or $(SAMPLE),$1)),$(error no bundled sample for $1: SAMPLE=ner (or nli qa text_classification) takes that of another recipe; without OFFLINE=1 give your files in ARGS))
 train = $(launch) -m recipes.$1 $(if $(filter 1,$(OFFLINE)),$(call offline,$1)) $(ARGS)
 
 .DEFAULT_GOAL := help

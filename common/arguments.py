@@ -49,16 +49,18 @@ class RecipeArguments:
     validation_file: str | None = flag(None, "Likewise. Unset: a share of train is held out.")
     test_file: str | None = flag(None, "Likewise, its labels may be missing. Unset: none.")
     no_header: bool = flag(False, "CSV and TSV files begin with data; their columns are called 1, 2, 3.")
-    max_train_samples: int | None = flag(None, "Use the first so many rows. Unset: all.")
-    max_eval_samples: int | None = flag(None, "Use the first so many rows. Unset: all.")
-    max_predict_samples: int | None = flag(None, "Use the first so many rows. Unset: all.")
+    max_train_samples: int | None = flag(None, "Use only this many rows, the first ones. Unset: all.")
+    max_eval_samples: int | None = flag(None, "Use only this many rows, the first ones. Unset: all.")
+    max_predict_samples: int | None = flag(None, "Use only this many rows, the first ones. Unset: all.")
     max_seq_length: int | None = flag(None, "Word pieces in an input. Unset: 512, in qa 384, or the model's limit.")
     new_head: bool = flag(False, "Start from the encoder of a trained model and train a new head on it.")
-    freeze: str | None = flag(None, "What does not train: encoder, embeddings, or N (and N layers). Unset: all trains.")
+    freeze: str | None = flag(
+        None, "Do not train the encoder, the embeddings, or these and N layers. Unset: all trains."
+    )
     early_stopping_patience: int | None = flag(None, "Stop after N evaluations without a better score. Unset: never.")
     packing: bool | None = flag(None, "Compute no padding in the encoder. Unset: on a CPU, where the model allows it.")
     attn_implementation: str | None = flag(None, "eager or sdpa, without packing. Unset: the faster on this device.")
-    cpu_tuning: bool = flag(True, "On a CPU: cheaper dropout masks, denormal numbers zero.")
+    cpu_tuning: bool = flag(True, "On a CPU: cheaper dropout masks, and denormal numbers count as zero.")
     overwrite: bool = flag(False, "Replace another or a finished run in --output_dir.")
 
 

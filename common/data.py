@@ -8,7 +8,9 @@ import codecs
 import csv
 import functools
 import hashlib
+import inspect
 import io
+import itertools
 import json
 import logging
 import os
@@ -37,6 +39,7 @@ SPLIT_NAMES = {
 }
 PREFIXES = "BIESLUM"  # of tags: BIO, IOB1, BIOES, BILOU and BMES
 HELD_OUT_SHARE = 0.1
+SPANS_OF_WORDS = re.compile(r"\d+[-.]\d+")  # in the first column of CoNLL-U: several words in one, or none
 
 
 # Files to rows
@@ -46,27 +49,30 @@ def read_lines(path: str) -> Iterator[tuple[int, str]]:
     """Number (from 1) and text of each line of a UTF-8 file, or of a UTF-16 file that begins with its mark, without the
     line end; a byte order mark is dropped."""
     with open_binary(path) as file:
-        if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            yield from decode_lines((line.encode() for line in io.TextIOWrapper(file, "utf-16", newline="\n")), path)
-        else:
-            yield from decode_lines(file, path)
+        yield from decode_lines(file, path)
 
 
-def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
-    """`read_lines` of what is open already; `name` is for messages."""
-    for number, raw in enumerate(lines, 1):
-        try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            byte = raw[error.start]
-            encoding = "cp1252" if 0x80 <= byte <= 0x9F else "latin1"  # which has control characters there
-            raise InputError(
-                f"{name}, line {number}: not UTF-8 (byte {byte:#04x}); convert the file, "
-                f"for instance with iconv -f {encoding} -t utf-8"
-            ) from None
-        if "\0" in line:
-            raise InputError(f"{name}, line {number}: holds a NUL byte; is this a text file?")
-        yield number, line.rstrip("\r\n")
+def decode_lines(file: Any, name: str) -> Iterator[tuple[int, str]]:
+    """`read_lines` of a binary file that is open already; `name` is for messages."""
+    start = file.peek(2)[:2] if hasattr(file, "peek") else b""
+    encoding = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    lines = io.TextIOWrapper(file, encoding, newline="\n") if encoding == "utf-16" else file
+    number = 0
+    try:
+        for number, raw in enumerate(lines, 1):
+            line = raw if isinstance(raw, str) else raw.decode(encoding if number == 1 else "utf-8")
+            if "\0" in line:
+                raise InputError(f"{name}, line {number}: holds a NUL byte; is this a text file?")
+            yield number, line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        if encoding == "utf-16":
+            raise InputError(f"{name}, line {number + 1}: broken UTF-16; save the file as UTF-8") from None
+        byte = error.object[error.start]
+        old = "cp1252" if 0x80 <= byte <= 0x9F else "latin1"  # which has control characters there
+        raise InputError(
+            f"{name}, line {number}: not UTF-8 (byte {byte:#04x}); convert the file, "
+            f"for instance with iconv -f {old} -t utf-8"
+        ) from None
 
 
 def open_binary(path: str):
@@ -89,37 +95,56 @@ def is_tag(text: str) -> bool:
     return text == "O" or (len(prefix) == 1 and prefix in PREFIXES and entity_type != "")
 
 
-def read_conll(path: str) -> Iterator[Row]:
-    """Sentences of a column file: the first column the word, the last the tag, tabs or spaces, blank lines between.
+def split_columns(line: str) -> list[str]:
+    """With tabs, a word may hold a blank; an empty trailing tag is then a ragged line, not a shorter one."""
+    return line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
 
-    `-DOCSTART-` lines part documents. A line before a sentence that starts with `#` and a blank and does not end in a
-    tag is a comment (CoNLL-U). A file with one column holds words without tags. Where the first of several columns
-    counts the words from 1, the second holds the words. Each row has `tokens`, `ner_tags` (unless one column),
-    `document` (-1 where unmarked), `lines`, the line number of each token, and `columns`, all of them.
+
+def counts_words(path: str) -> bool:
+    """Whether the first of three or more columns counts the words of each sentence from 1, in the first 1000 lines."""
+    number, longest = 0, 0
+    for _, line in itertools.islice(read_lines(path), 1000):
+        fields = split_columns(line)
+        if not line.strip() or line.startswith("# ") or fields[0] == "-DOCSTART-":
+            number = 0
+        elif not SPANS_OF_WORDS.fullmatch(fields[0]):
+            number += 1
+            longest = max(longest, number)
+            if len(fields) < 3 or fields[0] != str(number):
+                return False
+    return longest > 1
+
+
+def read_conll(path: str) -> Iterator[Row]:
+    """Sentences of a column file: the first column the word, the last the tag, tabs or blanks, empty lines between.
+
+    `-DOCSTART-` lines part documents. A line before a sentence that starts with `#` and a blank, and is not made like
+    the others, is a comment (CoNLL-U). A file with one column holds words without tags. Where the first of several
+    columns counts the words, the second holds them. Each row has `tokens`, `ner_tags` (unless one column), `document`
+    (-1 where unmarked), `lines`, the line number of each token, and `columns`, all of them.
     """
-    columns, document = None, -1
+    columns, document, is_counted = None, -1, counts_words(path)
     words: list[list[str]] = []
     lines: list[int] = []
 
     def sentence() -> Row:
         by_column = [list(column) for column in zip(*words, strict=True)]
-        is_counted = len(by_column) > 2 and by_column[0] == [str(i) for i in range(1, len(words) + 1)]
         row = {"tokens": by_column[is_counted], "document": document, "lines": lines, "columns": by_column}
         row |= {"note": "column 1 counts the words; column 2 holds them"} if is_counted else {}
         return f"line {lines[0]}", row | ({"ner_tags": by_column[-1]} if columns != 1 else {})
 
     for number, line in read_lines(path):
-        # With tabs, a word may hold a space; an empty trailing tag is then a ragged line, not a shorter one.
-        fields = line.split("\t") if "\t" in line else line.split()
+        fields = split_columns(line)
         if not line.strip() or fields[0] == "-DOCSTART-":
             if words:
                 yield sentence()
                 words, lines = [], []
             document += bool(line.strip())
             continue
-        if line.startswith("# ") and not words and not is_tag(fields[-1]):
+        is_odd = len(fields) != columns if columns else len(fields) > 2 or not is_tag(fields[-1])
+        if line.startswith("# ") and not words and is_odd:
             continue
-        if len(fields) == 10 and re.fullmatch(r"\d+[-.]\d+", fields[0]):  # CoNLL-U: several words in one, or none
+        if is_counted and SPANS_OF_WORDS.fullmatch(fields[0]):
             continue
         columns = columns or len(fields)
         if len(fields) != columns:
@@ -137,39 +162,31 @@ def read_delimited(path: str, delimiter: str, has_header: bool = True) -> Iterat
     """Rows of a CSV or TSV file whose first line names the columns; without it they are called 1, 2, 3. All values are
     text.
 
-    In a .tsv a quote is often just a quote (dialogue cut into sentences): where quotes would swallow the ends of rows,
-    they are read as characters. A .csv in which one does is refused.
+    In a .tsv a quote is often just a quote (dialogue cut into sentences): where quotes would make one row of several,
+    they are read as characters. A .csv in which they do is refused.
     """
     csv.field_size_limit(2**31 - 1)  # the default refuses fields over 128 KiB
-    quoting = csv.QUOTE_NONE if delimiter == "\t" and quotes_swallow_rows(path) else csv.QUOTE_MINIMAL
+    fault, quoting = quote_fault(path, delimiter), csv.QUOTE_MINIMAL
+    if fault and delimiter == "\t":
+        log.warning("%s, %s; quotes are read as characters.", path, fault)
+        quoting = csv.QUOTE_NONE
+    elif fault:
+        raise InputError(f"{path}, {fault}; double a quote within a text, or leave it out")
     lines = (line + "\n" for _, line in read_lines(path))
     reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=quoting)
-    ends: set[str] = set()  # values of the last column
+    header = next(filter(None, reader), [])
+    if not has_header and header:
+        row = {str(i): value for i, value in enumerate(header, 1)}
+        header = [*row]
+        yield "line 1", row
+    if len(set(header)) != len(header):
+        raise InputError(f"{path}, line 1: a column name occurs twice in {header}; rename one")
+    if len(header) == 1 and any(other in header[0] for other in ",;\t|"):
+        raise InputError(
+            f'{path}, line 1: one column, "{header[0][:80]}"; commas part columns in .csv and tabs in .tsv'
+        )
     try:
-        header = next(reader, [])
-        if not has_header:
-            row = {str(i): value for i, value in enumerate(header, 1)}
-            header = [*row]
-            yield "line 1", row
-        if len(set(header)) != len(header):
-            raise InputError(f"{path}, line 1: a column name occurs twice in {header}; rename one")
-        if len(header) == 1 and any(other in header[0] for other in ",;\t|"):
-            raise InputError(
-                f'{path}, line 1: one column, "{header[0][:80]}"; commas part columns in .csv and tabs in .tsv'
-            )
-        before = reader.line_num
-        for fields in reader:
-            if not fields:
-                continue
-            ends |= {fields[-1]} if len(ends) < 1000 else set()
-            for i, field in enumerate(fields):
-                inside = field.split("\n")[0].split(delimiter)  # as if its quote were a character
-                if "\n" in field and i + len(inside) == len(header) > 1 and inside[-1] in ends and inside[-1]:
-                    raise InputError(
-                        f"{path}, lines {before + 1} to {reader.line_num}: a quote makes these lines one row, whose "
-                        f'text would hold "{delimiter}{inside[-1]}"; double the quote, or leave it out'
-                    )
-            before = reader.line_num
+        for fields in filter(None, reader):
             if len(fields) != len(header):
                 raise InputError(
                     f"{path}, line {reader.line_num}: {len(fields)} fields, but the header names {len(header)}; "
@@ -177,40 +194,61 @@ def read_delimited(path: str, delimiter: str, has_header: bool = True) -> Iterat
                 )
             yield f"line {reader.line_num}", dict(zip(header, fields, strict=True))
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}; check the quotes") from None
+        raise InputError(f"{path}, line {reader.line_num}: {error}") from None
 
 
-def quotes_swallow_rows(path: str) -> bool:
-    """Whether quotes, read as such, make a field that holds a tab and a line end, or end within a field."""
-    lines = (line + "\n" for _, line in read_lines(path))
+def quote_fault(path: str, delimiter: str) -> str | None:
+    """What is wrong with the quotes of a file, and where: they break its form, or make one row of several.
+
+    The latter is so where each line of a row has as many fields as the header if quotes are mere characters, and all of
+    them, in one column, a value that rows of a single line have there too (such as the label).
+    """
+    lines: list[str] = []  # of the row that is read
+
+    def recorded() -> Iterator[str]:
+        for _, line in read_lines(path):
+            lines.append(line)
+            yield line + "\n"
+
+    reader = csv.reader(recorded(), delimiter=delimiter, strict=True)
+    suspects: list[tuple[str, list[list[str]]]] = []
+    values: list[set[str]] = []
     try:
-        rows = csv.reader(lines, delimiter="\t", strict=True)
-        return any("\t" in field and "\n" in field for row in rows for field in row)
-    except csv.Error:
-        return True
+        for fields in reader:
+            values = values or [set() for _ in fields]
+            of_lines = [line.split(delimiter) for line in lines]
+            if len(lines) > 1 < len(values) and all(len(row) == len(values) for row in of_lines):
+                suspects.append((f"lines {reader.line_num - len(lines) + 1} to {reader.line_num}", of_lines))
+            for known, value in zip(values, fields, strict=False):
+                known |= {value} if 0 < len(value) < 100 and "\n" not in value else set()
+            lines.clear()
+    except csv.Error as error:
+        return f"line {reader.line_num}: {error}"
+    for place, rows in suspects:
+        if any(all(value in known for value in column) for known, *column in zip(values, *rows, strict=True)):
+            return f"{place}: quotes make one row of these lines"
+    return None
 
 
 def read_json(path: str) -> Iterator[Row]:
     """Rows of a JSON file: a list of objects, an object with a list under `data`, or one object a line."""
-    with open_binary(path) as file:
-        start = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
-    lines = read_lines(path)
-    if path.endswith(".json") and start[:1] in (b"[", b"{"):
+    start = next((line.lstrip()[:1] for _, line in read_lines(path) if line.strip()), "")
+    if path.endswith(".json") and start in ("[", "{"):
         text = "\n".join(line for _, line in read_lines(path))
         try:
             document = json.loads(text)
             rows = document.get("data", [document]) if isinstance(document, dict) else document
             if not isinstance(rows, list):
-                raise InputError(f'{path}: "data" is no list of rows')
+                raise InputError(f'{path}: "data" is not a list of rows')
             for i, row in enumerate(rows, 1):
                 yield f"row {i}", check_object(path, f"row {i}", row)
             return
         except json.JSONDecodeError as error:
-            if error.msg != "Extra data" or start[:1] == b"[":  # extra data after one object: JSON lines
+            if error.msg != "Extra data" or start == "[":  # extra data after one object: JSON lines
                 raise InputError(f"{path}, line {error.lineno}: broken JSON ({error.msg})") from None
         except RecursionError:
             raise InputError(f"{path}: JSON nested too deeply for a table of rows") from None
-    for number, line in lines:
+    for number, line in read_lines(path):
         if line.strip():
             try:
                 yield f"line {number}", check_object(path, f"line {number}", json.loads(line))
@@ -223,6 +261,10 @@ def read_json(path: str) -> Iterator[Row]:
 def check_object(path: str, place: str, row: Any) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise InputError(f"{path}, {place}: a {type(row).__name__} where an object with named fields is needed")
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}, {place}: a text holds half of a surrogate pair (a cut emoji); mend it") from None
     return row
 
 
@@ -364,6 +406,17 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
+def source_digest(function: Callable) -> str:
+    """Of the code that a cached table is made with: `common`, and the file that the function stands in, which may be a
+    copied recipe; in a notebook the function itself."""
+    from datasets.fingerprint import Hasher
+
+    try:
+        return code_digest() + file_digest(inspect.getsourcefile(function))
+    except (TypeError, InputError):  # neither a file
+        return code_digest() + Hasher.hash(function)
+
+
 def build_dataset(
     source: Source, parse: Callable[..., Iterator[dict]], features: "Features", **options: Any
 ) -> "Dataset":
@@ -378,7 +431,9 @@ def build_dataset(
 
     # from_generator takes a list among the arguments for shards, and hands the generator one item of it at a time.
     options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    fingerprint = Hasher.hash([source.name, source.digest, code_digest(), parse.__name__, sorted(options.items())])
+    fingerprint = Hasher.hash(
+        [source.name, source.digest, source_digest(parse), parse.__name__, sorted(options.items())]
+    )
     try:
         dataset = Dataset.from_generator(
             parse, features=features, gen_kwargs={"source": source, **options}, fingerprint=fingerprint
@@ -386,8 +441,6 @@ def build_dataset(
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, (InputError, OSError)):
             raise error.__cause__ from None
-        if isinstance(error.__cause__, UnicodeEncodeError):
-            raise InputError(f"{source.name}: a text holds half of a surrogate pair (a cut emoji); mend it") from None
         raise
     except ValueError as error:  # an empty generator
         if "Instruction" in str(error) or "empty" in str(error) or "corresponds to no data" in str(error):
@@ -441,7 +494,7 @@ def map_cached(dataset: "Dataset", function: Callable, tokenizer: Any, desc: str
             fn_kwargs=options,
             num_proc=workers if workers > 1 else None,
             new_fingerprint=Hasher.hash(
-                [dataset._fingerprint, code_digest(), function.__name__, backend.to_str(), wrapper, rest]
+                [dataset._fingerprint, source_digest(function), function.__name__, backend.to_str(), wrapper, rest]
             ),
             desc=desc,
         )

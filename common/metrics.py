@@ -285,7 +285,7 @@ def score_line(scores: dict[str, Any], names: Sequence[str] | None = None) -> st
     >>> score_line({"eval_accuracy": 0.5, "eval_loss": 1})
     'accuracy 0.5000, loss 1.0000'
     """
-    return ", ".join(f"{split_of(name)[1]} {scores[name]:.4f}" for name in names or scores)
+    return ", ".join(f"{split_of(name)[1]} {scores[name]:.4f}" for name in names or scores) or "no right answers known"
 
 
 def reported(scores: dict[str, float]) -> dict[str, float]:

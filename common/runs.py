@@ -168,9 +168,11 @@ def look_into(run: Run, args: Any, training_args: TrainingArguments) -> None:
     elif old["identity"] != identity:
         # A run that stopped before its first checkpoint has nothing to lose.
         if not overwrite and (old["status"] != "running" or own_checkpoints(folder)):
+            keep = f"score its model with --do_train false --model_name_or_path {folder} and another --output_dir, or "
             raise InputError(
                 f"{folder}: holds another run ({differences(old['identity'], identity)}); "
-                "choose another --output_dir, or replace it with --overwrite true"
+                f"{keep if old['status'] == 'trained' else ''}choose another --output_dir, or replace it with "
+                "--overwrite true"
             )
         run.is_replaced = True
     elif old["status"] == "finished" and not overwrite:
@@ -252,9 +254,11 @@ def finish_run(run: Run, trainer: Any, results: dict[str, float], facts: dict[st
     write_atomically(run.folder / RESULTS_FILE, json.dumps(results, indent=2, default=float))
     watch = run.stopwatch
     seconds = run.record.get("seconds", {})
-    seconds["evaluation"] = round(seconds.get("evaluation", 0.0) + time.time() - (watch.train_ended or watch.began), 1)
-    seconds["total"] = round(sum(seconds.values()), 1)
-    log.info("Seconds: %s.", ", ".join(f"{name} {value:.0f}" for name, value in seconds.items() if name != "total"))
+    took = time.time() - (watch.train_ended or watch.began)
+    if seconds:
+        seconds["evaluation"] = round(seconds["evaluation"] + took, 1)
+    seconds["total"] = round(sum(seconds.values()) or took, 1)
+    log.info("Seconds: %s.", ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
     run.record |= {"status": "finished", "seconds": seconds, "results": json.loads(json.dumps(results, default=float))}
     run.record["data"] = {
         "max_seq_length": (getattr(config, "recipe", None) or {}).get("max_seq_length"),
@@ -340,10 +344,11 @@ def write_predictions(path: Path, rows: Any, form: Callable[[Any], str]) -> None
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        return record if record["identity"] and record["status"] else None
     except OSError:  # none there; where the folder cannot be used, `lock_folder` says why
         return None
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         raise InputError(f"{folder / RUN_FILE}: damaged; delete the folder or choose another --output_dir") from None
 
 

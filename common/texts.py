@@ -47,19 +47,23 @@ def find_columns(
             raise InputError(f"{name}: holds no rows; check the file and its format")
     name, row = next(iter(first_rows.items()))
     texts, inferred = tuple(text_columns or ()), []
-    if not texts and not next(iter(sources.values())).has_header:
-        texts, label_column = tuple(row)[:count], label_column or (list(row)[-1] if len(row) > count else None)
+    if not next(iter(sources.values())).has_header and len(row) <= count + 1:  # the texts, then the label
+        rest = [name for name in row if name not in texts]
+        texts = texts or tuple(rest[:count])
+        label_column = label_column or next((name for name in rest if name not in texts), None)
+        inferred.append(f"{' and '.join(texts)} for the text, {label_column or 'none'} for the label")
     if not texts:
         known = [names for names in (ONE_TEXT if count == 1 else TWO_TEXTS) if all(name in row for name in names)]
-        others = tuple(name for name, value in row.items() if name not in NO_TEXT and isinstance(value, str))
+        known_not = {*NO_TEXT, label_column}
+        others = tuple(name for name, value in row.items() if name not in known_not and isinstance(value, str))
         texts = known[0] if len(known) == 1 else others if not known and len(others) == count else ()
         if not texts:
             raise InputError(
-                f"{name}: cannot tell which of its columns ({', '.join(row)}) hold the {count} "
-                f"text{'s' * (count > 1)} of a row; name {'them' if count > 1 else 'it'} with --text_columns, or give "
-                "--no_header if the first line is no line of names"
+                f"{name}: cannot tell which of its columns ({', '.join(row)}) "
+                f"{'hold the two texts' if count > 1 else 'holds the text'}; name {'them' if count > 1 else 'it'} with "
+                "--text_columns, or add --no_header if the first line does not name the columns"
             )
-        inferred.append(f"text {' and '.join(texts)}")
+        inferred.append(f"{' and '.join(texts)} for the text")
     if len(texts) != count:
         other = "; recipes.nli is the recipe for two" if count == 1 else "; recipes.text_classification reads one"
         raise InputError(f"--text_columns {' '.join(texts)}: this recipe reads {count} text{'s' * (count > 1)}{other}")
@@ -69,9 +73,9 @@ def find_columns(
             raise InputError(f"{name}: has columns {' and '.join(candidates)}; name one with --label_column")
         label_column = candidates[0] if candidates else None
         if label_column:
-            inferred.append(f"label {label_column}")
+            inferred.append(f"{label_column} for the label")
     if inferred:
-        log.info("%s: columns %s.", name, ", ".join(inferred))
+        log.info("%s: read are %s.", name, ", ".join(inferred))
     for name, row in first_rows.items():
         missing = [column for column in texts if column not in row]
         if missing:
@@ -104,14 +108,17 @@ def labelled_texts(
         InputError: a text or a label that is none, or a label that the task does not know.
     """
     first_kind = None
+    wanted = label_column
     for number, (place, row) in enumerate(source.rows()):
         label_column = label_column if number or label_column in row else None
         where = f"{source.name}, {place}"
+        if label_column is None and wanted in row:
+            raise InputError(f'{where}: has "{wanted}", which the rows before do not have; all need a label, or none')
         texts = []
         for name in text_columns:
             if not isinstance(row.get(name), str):
                 kind = type(row[name]).__name__ if name in row else "missing"
-                raise InputError(f'{where}: "{name}" is no text ({kind})')
+                raise InputError(f'{where}: "{name}" is not a text ({kind})')
             texts.append(row[name])
         value = row.get(label_column) if label_column else None
         label = None if label_column is None else label_name(where, label_column, value, names, is_task)
@@ -138,14 +145,14 @@ def label_name(where: str, column: str, value: Any, names: Sequence[str] | None,
         raise InputError(f'{where}: "{column}" is empty; every row needs a label, or none and no such column')
     if isinstance(value, (list, dict)):
         raise InputError(f'{where}: "{column}" is a {type(value).__name__}, which is no label')
-    text = str(value).strip()
+    text = np.format_float_positional(value, trim="-") if isinstance(value, float) else str(value).strip()
     if is_task and text in ("-1", "-1.0", WITHHELD):
         return None
     if names is None or text in names:
         return text
     if re.fullmatch(r"[0-9]+(\.0)?", text) and int(float(text)) < len(names):
         return names[int(float(text))]
-    raise InputError(f'{where}: label "{text}" is none of {", ".join(names)} nor their number from 0')
+    raise InputError(f'{where}: label "{text}" is neither one of {", ".join(names)} nor its number from 0')
 
 
 def is_number(text: str) -> bool:
@@ -154,7 +161,15 @@ def is_number(text: str) -> bool:
     >>> [is_number(text) for text in ("3.8", "-3", "1_1", "12E4", "①", "nan")]
     [True, True, False, False, False, False]
     """
-    return re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", text) is not None
+    return re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)", text) is not None
+
+
+def is_finite(text: str) -> bool:
+    """Whether a label can be a score, also one that is written as 1e-05; not infinite, not nan."""
+    try:
+        return float(text) - float(text) == 0
+    except ValueError:
+        return False
 
 
 def has_fraction(text: str) -> bool:
@@ -181,8 +196,8 @@ def checked_labels(datasets: Any, names: Sequence[str] | None, regression: bool 
     # Without a training split the labels of all splits; a trained model's own then say whether they are known.
     read = [datasets["train"]] if "train" in datasets else list(datasets.values())
     values = {label for dataset in read for label in column(dataset, "label") if label is not None}
-    has_marks = WITHHELD in values or all(label == WITHHELD for label in datasets.get("test", {"label": [""]})["label"])
-    withheld = {WITHHELD} if has_marks and "+" not in values and len(values - {WITHHELD}) > 1 else set()
+    everywhere = {label for dataset in datasets.values() for label in column(dataset, "label") if label is not None}
+    withheld = {WITHHELD} if "+" not in everywhere and len(everywhere) != 2 else set()
     values -= withheld
     for split, dataset in list(datasets.items()):
         labels, places = list(column(dataset, "label")), dataset["place"]
@@ -213,7 +228,7 @@ def checked_labels(datasets: Any, names: Sequence[str] | None, regression: bool 
         for split, dataset in datasets.items():
             for place, label in columns(dataset, "place", "label"):
                 where = f"{source_name(dataset, split)}, {place}"
-                if label is not None and not is_number(label):
+                if label is not None and not is_finite(label):
                     raise InputError(f'{where}: label "{label}" is no number, but a score is learnt')
                 if label is not None and float(label) == -100:  # the Trainer's mark of what is not trained on
                     raise InputError(f"{where}: a score of -100 would be passed over in training; shift scores")

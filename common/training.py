@@ -157,6 +157,9 @@ class RecipeTrainer(Trainer):
     def __init__(self, *args: Any, flags: Any = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.add_callback(FiniteNumbers())
+        loss = self.compute_loss_func
+        if loss is not None and "num_items_in_batch" not in inspect.signature(loss).parameters:
+            self.compute_loss_func = mean_over_step(loss, self.args)
         if self.args.disable_tqdm:
             self.remove_callback(transformers.PrinterCallback)
             self.add_callback(LogLines())
@@ -385,6 +388,17 @@ def full_disk_in_one_line(folder: Path) -> Iterator[None]:
 def total_batch_size(training_args: TrainingArguments) -> int:
     """Examples per optimizer step over all devices and accumulation steps."""
     return training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
+
+
+def mean_over_step(loss: Callable, args: TrainingArguments) -> Callable:
+    """A loss of (outputs, labels) that is a mean over a batch, as the Trainer wants it: the parts of a step and the
+    processes add up to the mean over the step, where upstream they would to so many times that."""
+
+    def compute_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        parts = 1 if num_items_in_batch is None else args.gradient_accumulation_steps * args.world_size
+        return loss(outputs, labels) / parts
+
+    return compute_loss
 
 
 def cross_entropy_loss(class_weights: torch.Tensor | None = None, label_smoothing: float = 0.0) -> Callable:

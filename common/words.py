@@ -183,8 +183,8 @@ def tagged_sentences(
         yield {name: example[name] for name in ("tokens", "ner_tags", "document", "place", "note")}
     if broken > 0.05 * begin:
         raise InputError(
-            f"{source.name}, {first}: a tag continues an entity that is not there, as in {broken - 1} more sentences; "
-            f"that is too often for the scheme {scheme}: is B- missing, or are lines out of order?"
+            f"{source.name}, {first}: a tag continues an entity that is not there; {broken} sentences have such a tag, "
+            f"too many for the scheme {scheme}: is B- missing, or are lines out of order?"
         )
 
 
@@ -238,8 +238,9 @@ def tagged_row(
     if not isinstance(example["document"], int):
         example["document"] = -1
     if isinstance(row.get("data"), dict) and isinstance(row.get("annotations"), list):  # Label Studio's JSON
-        results = [result for annotation in row["annotations"][:1] for result in annotation.get("result", [])]
-        row = {**row["data"], "entities": [result.get("value") for result in results]}
+        results = [result.get("value", {}) for of in row["annotations"][:1] for result in of.get("result", [])]
+        spans = [value for value in results if "labels" in value] if row["annotations"] else None
+        row = {**row["data"], "entities": spans}
     if tokens_column is None and "text" in row and (tokens_name is None or "entities" in row or "spans" in row):
         return example | tagged_text(name, place, row)
     if tokens_name is None or tokens_name not in row:
@@ -285,14 +286,14 @@ def read_span(span: Any) -> tuple[int, int, str]:
     ((0, 3, 'PER'), (0, 3, 'PER'))
     """
     if isinstance(span, list):
-        start, end, label = span
-        return start, end, label
+        return span[0], span[1], span[2]
     return span["start"], span["end"], span["label"] if "label" in span else span["labels"][0]
 
 
 def tagged_text(name: str, place: str, row: dict) -> dict:
     """Words and tags of raw `text` with `entities` as character spans."""
-    text, spans = row["text"], next((row[key] for key in SPAN_COLUMNS if key in row), None)
+    spans = next((row[key] for key in SPAN_COLUMNS if isinstance(row.get(key), list)), row.get("entities"))
+    text = row["text"]
     if not isinstance(text, str) or not text.strip():
         raise InputError(f'{name}, {place}: "text" is empty or no text; delete the row')
     if spans is None:
@@ -305,7 +306,7 @@ def tagged_text(name: str, place: str, row: dict) -> dict:
             if not 0 <= start < end <= len(text):
                 raise ValueError(f"entity {start}-{end} ({label}) lies outside the text of {len(text)} characters")
         words, tags = spans_to_tags(text, checked)
-    except (TypeError, KeyError):
+    except (TypeError, KeyError, IndexError):
         raise InputError(f'{name}, {place}: "entities" is no list of {{"start", "end", "label"}}') from None
     except ValueError as error:
         raise InputError(f"{name}, {place}: {error}") from None

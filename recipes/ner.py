@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         train_dataset=features.get("train"),
         eval_dataset=features.get("validation"),
         processing_class=tokenizer,
-        # Of training and of validation; in its place any function of (outputs, labels, num_items_in_batch).
+        # Of training and of validation; yours may be a mean of (outputs, labels), or as those in common/training.py.
         compute_loss_func=training.cross_entropy_loss(label_smoothing=training_args.label_smoothing_factor),
         compute_metrics=build_compute_metrics(datasets.get("validation"), features.get("validation"), label_list),
         preprocess_logits_for_metrics=training.token_predictions,
@@ -181,7 +181,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     runs.push_to_hub(run.folder, trainer)
     log.info("Model and results: %s", run.folder)
     example = ("--text", "Ada Lovelace worked in London.")
-    log.info("Try it: %s", runs.command_line("recipes.predict", "--model", run.folder, *example))
+    trained = run.folder if training_args.do_train else run.model
+    log.info("Try it: %s", runs.command_line("recipes.predict", "--model", trained, *example))
     return results
 
 

@@ -52,7 +52,7 @@ class Arguments(RecipeArguments):
     label_column: str | None = flag(None, "Column of the label. Unset: the task's, or inferred.")
     validation_mismatched_file: str | None = flag(None, "MNLI's second validation file. Unset: none.")
     regression: bool | None = flag(None, "Learn a score, not a class. Unset: where labels have fractions.")
-    class_weights: str | None = flag(None, "balanced: classes weigh alike in the loss, however rare. Unset: rows do.")
+    class_weights: str | None = flag(None, "balanced: all classes weigh alike in the loss. Unset: all rows do.")
 
 
 # The example scripts' GLUE settings, which are within BERT's grid (arXiv 1810.04805, appendix A.3).
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         train_dataset=features.get("train"),
         eval_dataset=features.get("validation"),
         processing_class=tokenizer,
-        # Of training and of validation; in its place any function of (outputs, labels, num_items_in_batch).
+        # Of training and of validation; yours may be a mean of (outputs, labels), or as those in common/training.py.
         compute_loss_func=training.label_loss(label_list, weights, training_args.label_smoothing_factor),
         compute_metrics=build_compute_metrics(label_list, metric_names),
         callbacks=run.callbacks,
@@ -186,7 +186,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     runs.push_to_hub(run.folder, trainer)
     log.info("Model and results: %s", run.folder)
     example = ("--text", "Colm retired in June.", "--text_pair", "Colm no longer works.")
-    log.info("Try it: %s", runs.command_line("recipes.predict", "--model", run.folder, *example))
+    trained = run.folder if training_args.do_train else run.model
+    log.info("Try it: %s", runs.command_line("recipes.predict", "--model", trained, *example))
     return results
 
 

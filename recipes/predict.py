@@ -34,7 +34,7 @@ from transformers import (
 )
 
 from common import metrics, questions, texts, training, words
-from common.data import Source, decode_lines, is_tag, read_lines, read_rows
+from common.data import Source, decode_lines, is_tag, read_lines, read_rows, split_columns
 from common.errors import (
     InputError,
     OneLineParser,
@@ -65,8 +65,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--no_header", action="store_true", help="the .csv or .tsv begins with data")
     parser.add_argument("--text_columns", nargs="+", help="columns of a file that hold the texts; unset: as trained")
     parser.add_argument("--label_column", help="column of a file that holds the label; unset: inferred")
-    parser.add_argument("--top_k", type=int, default=1, help="the K likeliest classes; unset: the likeliest alone")
-    parser.add_argument("--at_least", type=float, default=0.0, help="mark answers, drop entities, of less probability")
+    parser.add_argument("--top_k", type=int, default=1, help="show so many of the likeliest classes; unset: 1")
+    parser.add_argument(
+        "--at_least", type=float, default=0.0, help="below this probability, entities are dropped and answers marked"
+    )
     parser.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     parser.add_argument("--batch_size", type=int, default=64, help="windows computed at once")
     return parser.parse_args(argv)
@@ -97,16 +99,16 @@ def read_inputs(args: argparse.Namespace, tags: list[str] | None) -> Iterator[In
 
 def is_plain_text(path: str, tags: list[str] | None) -> bool:
     """A .txt file is raw text, unless a tagger reads it and it is made of columns: as many in every line (of the first
-    thousand), the last of them tags that the model knows."""
+    thousand), the last of them tags, of which the model knows some."""
     if Path(path).suffix.lower() != ".txt":
         return False
-    filled = [line for _, line in islice(read_lines(path), BLOCK) if line.strip()]
-    rows = [line.split("\t") if "\t" in line else line.split() for line in filled]
-    rows = [row for row in rows if row[0] != "-DOCSTART-"]
+    lines = [line for _, line in islice(read_lines(path), BLOCK) if line.strip() and not line.startswith("# ")]
+    rows = [row for row in map(split_columns, lines) if row[0] != "-DOCSTART-"]
     types = {tag.partition("-")[2] or tag for tag in tags or ()}
     known = {f"{prefix}-{name}" for prefix in "BIESLUM" for name in types} | types
-    is_columns = tags and len({len(row) for row in rows}) == 1 < len(rows[0]) and all(row[-1] in known for row in rows)
-    return not is_columns
+    is_even = tags is not None and len({len(row) for row in rows}) == 1 < len(rows[0])
+    are_tags = is_even and all(row[-1] in known or is_tag(row[-1]) for row in rows)
+    return not (are_tags and any(row[-1] in known for row in rows))
 
 
 def main(argv: list[str] | None = None, keep: bool = True) -> list[dict[str, Any]]:
@@ -117,7 +119,7 @@ def main(argv: list[str] | None = None, keep: bool = True) -> list[dict[str, Any
     if bool(args.text) + bool(args.file) + bool(args.question) > 1:
         raise InputError("--text, --question and --file exclude each other")
     if bool(args.question) != bool(args.context or args.context_file) or (args.context and args.context_file):
-        raise InputError("--question needs its text: either --context or --context_file")
+        raise InputError("--question goes together with its text: either --context or --context_file")
     if args.text_pair and len(args.text or []) != len(args.text_pair):
         raise InputError(f"{len(args.text or [])} --text but {len(args.text_pair)} --text_pair; give one for each")
     if not os.path.exists(args.model) and args.model.startswith(("runs/", ".", "/")):
@@ -125,24 +127,26 @@ def main(argv: list[str] | None = None, keep: bool = True) -> list[dict[str, Any
     go_offline_without_hub(args.model)
     with hub_errors("model", args.model):
         config = AutoConfig.from_pretrained(args.model)
-    task = TASKS.get(task_of(config.to_dict()))
+    module = recipe_module(config)
+    task = getattr(module, "Predictor", None) or TASKS.get(task_of(config.to_dict()))
     if task is None:
         own = (config.architectures or ["its config"])[0]
         raise InputError(f"{args.model}: {own} names no task that can be predicted; train it first")
-    if bool(args.question) != (task is Reader) and not args.file:
-        given = "--question and --context" if task is Reader else "--text"
-        raise InputError(f"{args.model}: a model for another task than that; give {given}, or --file")
+    if bool(args.question) != issubclass(task, Reader) and not args.file:
+        given = "--question and --context" if issubclass(task, Reader) else "--text"
+        raise InputError(f"{args.model}: this model is for another task; give {given}, or --file")
     predictor = task(args, config)
-    inputs = predictor.flat(read_inputs(args, predictor.label_list if task is Tagger else None))
+    inputs = predictor.flat(read_inputs(args, predictor.label_list if issubclass(task, Tagger) else None))
     answers: list[dict[str, Any]] = []
     bar = tqdm(desc="Answered", unit=" inputs", delay=1, disable=not sys.stderr.isatty())
-    block_count = 0
+    total = 0
     while block := list(islice(inputs, BLOCK)):
-        block_count += 1
+        total += len(block)
         filled = [(place, row) for place, row in block if predictor.has_text(row)]
         found = iter(predictor.answer(filled) if filled else [])
         of_block = [
-            {"place": place} | (next(found) if predictor.has_text(row) else predictor.no_text) for place, row in block
+            {"place": place} | (next(found) if predictor.has_text(row) else predictor.no_answer(row))
+            for place, row in block
         ]
         print(
             "\n".join(json.dumps(a, ensure_ascii=False) for a in of_block) if args.json else predictor.shown(of_block)
@@ -150,30 +154,42 @@ def main(argv: list[str] | None = None, keep: bool = True) -> list[dict[str, Any
         answers += of_block if keep else []
         bar.update(len(block))
     bar.close()
-    if block_count == 0:
+    if total == 0:
         raise InputError(f"{args.file or 'standard input'}: holds no text")
-    if predictor.gold and None not in predictor.gold:
-        scored = predictor.scored()
-        print(f"Scored against {args.file or 'the input'}: {scored}", file=sys.stderr if args.json else sys.stdout)
+    with_gold = [i for i, gold in enumerate(predictor.gold) if gold not in (None, "", -1, "-1", "-")]
+    if with_gold:
+        of = f"{len(with_gold)} of {total} inputs" if len(with_gold) < total else "all inputs"
+        scored = predictor.scored(*([values[i] for i in with_gold] for values in (predictor.gold, predictor.found)))
+        print(
+            f"Scored against {args.file or 'the input'}, {of}: {scored}", file=sys.stderr if args.json else sys.stdout
+        )
     return answers
 
 
+def recipe_module(config: Any) -> Any:
+    """The recipe that trained the model, if it is here: a module of this package, for nothing else is ever imported
+    because a folder says so."""
+    name = (getattr(config, "recipe", None) or {}).get("module", "")
+    if name.isidentifier() and importlib.util.find_spec(f"recipes.{name}"):
+        return importlib.import_module(f"recipes.{name}")
+    return None
+
+
 def model_class(name: str, config: Any, auto_class: Any) -> Any:
-    """`auto_class`, or the class that the recipe which trained the model defines: a module of this package, for nothing
-    else is ever imported because a folder says so.
+    """`auto_class`, or the class that the recipe which trained the model defines.
 
     Raises:
         InputError: the class is neither transformers' nor that recipe's.
     """
-    own, module = (config.architectures or [""])[0], (getattr(config, "recipe", None) or {}).get("module", "")
+    own = (config.architectures or [""])[0]
     if hasattr(transformers, own):
         return auto_class
-    if module.isidentifier() and importlib.util.find_spec(f"recipes.{module}"):
-        defined = getattr(importlib.import_module(f"recipes.{module}"), own, None)
-        if isinstance(defined, type) and issubclass(defined, transformers.PreTrainedModel):
-            return defined
+    defined = getattr(recipe_module(config), own, None)
+    if isinstance(defined, type) and issubclass(defined, transformers.PreTrainedModel):
+        return defined
+    module = (getattr(config, "recipe", None) or {}).get("module", "?")
     raise InputError(
-        f"{name}: its class {own} is none of transformers', and recipes/{module or '?'}.py does not define it; put it "
+        f"{name}: its class {own} is not one of transformers', and recipes/{module}.py does not define it; put it "
         "there, at the top level"
     )
 
@@ -183,7 +199,7 @@ class Predictor:
 
     Attributes:
         no_text: the answer to an input without text.
-        gold: of the inputs answered so far, None for one that has none.
+        gold, found: of the inputs answered so far, the right answer (None for one that has none) and the model's.
     """
 
     no_text: ClassVar[dict[str, Any]]
@@ -210,13 +226,16 @@ class Predictor:
         return inputs
 
     def has_text(self, row: dict[str, Any]) -> bool:
-        return "tokens" in row or not isinstance(row.get("text"), str) or bool(row["text"].strip())
+        return bool(row["tokens"]) if "tokens" in row else bool(str(row.get("text", "-") or "").strip())
+
+    def no_answer(self, row: dict[str, Any]) -> dict[str, Any]:
+        return self.no_text | {name: row[name] for name in ("id", "question") if name in row} | {"note": "no text"}
 
 
 class Tagger(Predictor):
     """Tags and entities. An entity's probability is the least of its words', each that of the tag it was given."""
 
-    no_text: ClassVar[dict[str, Any]] = {"text": "", "tokens": [], "tags": [], "entities": [], "note": "no text"}
+    no_text: ClassVar[dict[str, Any]] = {"text": "", "tokens": [], "tags": [], "entities": []}
     auto_class, collator = AutoModelForTokenClassification, DataCollatorForTokenClassification
 
     def answer(self, inputs: list[Input]) -> list[dict[str, Any]]:
@@ -227,7 +246,7 @@ class Tagger(Predictor):
         places = features["word_ids"], features["sentence"], [len(row["tokens"]) for row in rows]
         tags = words.tags_of_sentences([window.argmax(-1) for window in windows], *places, self.label_list)
         sure = words.values_of_words([window.max(-1) for window in windows], *places)
-        self.gold += [row["ner_tags"] and row for row in rows]
+        self.gold += [row if row["ner_tags"] else None for row in rows]
         self.found += tags
         answers = []
         for (_, given), row, of_row, probabilities in zip(inputs, rows, tags, sure, strict=True):
@@ -258,21 +277,23 @@ class Tagger(Predictor):
             lines.append(f"{answer.get('text') or ' '.join(answer['tokens'])}\n{found}\n")
         return "\n".join(lines)
 
-    def scored(self) -> str:
+    def scored(self, gold: list[Any], found: list[Any]) -> str:
         if all(map(is_tag, self.label_list)):
-            return "\n" + words.entity_table(metrics.entity_scores(words.bio_tags(self.name, self.gold), self.found))
-        return f"accuracy {metrics.word_accuracy(words.bio_tags(self.name, self.gold, 'plain'), self.found):.4f}."
+            return "\n" + words.entity_table(metrics.entity_scores(words.bio_tags(self.name, gold), found))
+        return f"accuracy {metrics.word_accuracy(words.bio_tags(self.name, gold, 'plain'), found):.4f}."
 
 
 class Classifier(Predictor):
     """The label of a text, or of two, with its probability; or their score."""
 
-    no_text: ClassVar[dict[str, Any]] = {"text": "", "predicted": None, "probability": None, "note": "no text"}
+    no_text: ClassVar[dict[str, Any]] = {"text": "", "predicted": None, "probability": None}
     auto_class = AutoModelForSequenceClassification
 
     def __init__(self, args: argparse.Namespace, config: Any):
         super().__init__(args, config)
-        as_trained = self.trained.get("text_columns", ["text"])
+        as_trained = self.trained.get(
+            "text_columns", args.text_columns or ["text", "text_pair"][: 1 + bool(args.text_pair)]
+        )
         self.columns, self.label_column = ["text", "text_pair"][: len(as_trained)], None
         if not args.file or Path(args.file).suffix.lower() == ".txt":
             return
@@ -280,15 +301,17 @@ class Classifier(Predictor):
         source = Source(args.file, digest="", path=args.file, has_header=not args.no_header)
         _, first = next(source.rows(), (None, {}))
         known = args.text_columns or (as_trained if all(c in first for c in as_trained) else None)
+        if args.label_column and args.label_column not in first:
+            raise InputError(f"{args.file}: has no column {args.label_column}, only {', '.join(first)}")
         self.columns, self.label_column = texts.find_columns(
             {"test": source}, len(as_trained), known, args.label_column
         )
         if not known and "text_columns" in self.trained:
-            taken = " and ".join(self.columns)
-            print(f"{args.file}: {taken} is read for {' and '.join(as_trained)}.", file=sys.stderr)
+            pairs = (f"{column} is read as {name}" for column, name in zip(self.columns, as_trained, strict=True))
+            print(f"{args.file}: {', '.join(pairs)}.", file=sys.stderr)
 
     def has_text(self, row: dict[str, Any]) -> bool:
-        return any(not isinstance(row.get(column, " "), str) or row.get(column, " ").strip() for column in self.columns)
+        return any(str(row.get(column) or "").strip() for column in self.columns) or not (set(self.columns) & set(row))
 
     def answer(self, inputs: list[Input]) -> list[dict[str, Any]]:
         rows = []
@@ -296,7 +319,8 @@ class Classifier(Predictor):
             is_pair = len(self.columns) == 2
             if is_pair and "text_pair" not in row and self.label_column is None and "\t" in str(row.get("text")):
                 row["text"], row["text_pair"] = row["text"].split("\t", 1)  # a pair per line, with a tab between
-            if (not is_pair and "text_pair" in row) or any(not isinstance(row.get(c), str) for c in self.columns):
+            too_many = not is_pair and not self.args.file and "text_pair" in row
+            if too_many or any(not isinstance(row.get(column), str) for column in self.columns):
                 two = "two texts: --text and --text_pair, or a line with a tab between them"
                 raise InputError(f"{self.name}, {place}: this model reads {two if is_pair else 'one text'}")
             rows.append([row[column] for column in self.columns])
@@ -330,9 +354,12 @@ class Classifier(Predictor):
         shown = [i for i, name in enumerate(header) if name not in ("next", "") or any(row[i] for row in cells)]
         return metrics.table([header[i] for i in shown], [[row[i] for i in shown] for row in cells])
 
-    def scored(self) -> str:
-        names = [str(value).strip() for value in self.gold]
+    def scored(self, gold: list[Any], found: list[Any]) -> str:
+        names = [str(value).strip() for value in gold]
         if self.label_list is None:
+            odd = next((name for name in names if not texts.is_finite(name)), None)
+            if odd is not None:
+                return f'not scored, because its label "{odd}" is not a number.'
             gold = [float(name) for name in names]
         else:
             spelling = {label.casefold(): label for label in self.label_list}
@@ -341,9 +368,9 @@ class Classifier(Predictor):
             names = [name if name in self.label_list else spelling.get(name.casefold(), name) for name in names]
             unknown = next((name for name in names if name not in self.label_list), None)
             if unknown is not None:
-                return f'not scored, for its label "{unknown}" is none of the model\'s: {", ".join(self.label_list)}.'
+                return f'not scored, because the model has no label "{unknown}", only {", ".join(self.label_list)}.'
             gold = [self.label_list.index(name) for name in names]
-        scores = metrics.label_scores(np.stack(self.found), gold, self.label_list)
+        scores = metrics.label_scores(np.stack(found), gold, self.label_list)
         return f"{metrics.score_line(scores, metrics.default_metrics(self.label_list))}."
 
 
@@ -356,7 +383,9 @@ class Reader(Predictor):
     windows: ClassVar[dict[str, Any]] = dict(default=384, parts=3)
 
     def flat(self, inputs: Iterator[Input]) -> Iterator[Input]:
-        return questions.question_rows(Source(self.name, digest="", given=inputs))
+        rows = questions.question_rows(Source(self.name, digest="", given=inputs))
+        for number, (place, row) in enumerate(rows, 1):
+            yield place, row | ({"id": str(number)} if row.get("id") in (None, "") else {})
 
     def has_text(self, row: dict[str, Any]) -> bool:
         return not any(isinstance(row.get(name), str) and not row[name].strip() for name in ("question", "context"))
@@ -397,11 +426,11 @@ class Reader(Predictor):
             lines.append(f"{answer['question']}\n{metrics.table(['answer', *keys], cells)}\n")
         return "\n".join(lines)
 
-    def scored(self) -> str:
+    def scored(self, gold: list[Any], found: list[Any]) -> str:
         version_2, threshold = self.rule()
-        if not any(self.gold) or not (version_2 or all(self.gold)):
-            return "not scored, for some questions have no answer and the model was trained to give one always."
-        return f"{metrics.score_line(metrics.question_scores(self.found, self.gold, version_2, threshold))}."
+        if not version_2 and not all(gold):
+            return "not scored, because some questions have no answer and the model was trained to give one always."
+        return f"{metrics.score_line(metrics.question_scores(found, gold, version_2, threshold))}."
 
 
 TASKS = {"token-classification": Tagger, "text-classification": Classifier, "question-answering": Reader}

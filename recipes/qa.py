@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         train_dataset=features.get("train"),
         eval_dataset=features.get("validation"),
         processing_class=tokenizer,
-        # Of training and of validation; in its place any function of (outputs, labels, num_items_in_batch).
+        # Of training and of validation; yours may be a mean of (outputs, labels), or as those in common/training.py.
         compute_loss_func=loss,
         compute_metrics=build_compute_metrics(
             datasets.get("validation"), features.get("validation"), limits, version_2
@@ -190,7 +190,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     runs.push_to_hub(run.folder, trainer)
     log.info("Model and results: %s", run.folder)
     example = ("--question", "Who wrote it?", "--context", "Mary Shelley wrote it.")
-    log.info("Try it: %s", runs.command_line("recipes.predict", "--model", run.folder, *example))
+    trained = run.folder if training_args.do_train else run.model
+    log.info("Try it: %s", runs.command_line("recipes.predict", "--model", trained, *example))
     return results
 
 

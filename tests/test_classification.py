@@ -108,9 +108,9 @@ BAD = [
     ("a.csv", "text,label,score\nfine,yes,1\n", "--label_column"),
     ("a.csv", "text,label\n", "holds no rows"),
     ("a.csv", "", "holds no rows"),
-    ("a.jsonl", '{"text": 3, "label": "yes"}\n', '"text" is no text'),
+    ("a.jsonl", '{"text": 3, "label": "yes"}\n', '"text" is not a text'),
     ("a.jsonl", '{"text": "a", "label": ["yes"]}\n', 'line 1: "label" is a list'),
-    ("a.jsonl", '{"text": "a", "label": "yes"}\n{"label": "no"}\n', 'line 2: "text" is no text'),
+    ("a.jsonl", '{"text": "a", "label": "yes"}\n{"label": "no"}\n', 'line 2: "text" is not a text'),
 ]
 
 
@@ -129,7 +129,7 @@ def test_labels_that_training_has_not_seen_and_single_classes(tmp_path):
         checked_labels({"train": train, "validation": read(write_csv(tmp_path / "v.csv", ["a,1", "b,7"]))}, None, None)
     with pytest.raises(InputError, match="every label is 1"):
         checked_labels({"train": read(write_csv(tmp_path / "o.csv", ["a,1", "b,1"]))}, None, None)
-    with pytest.raises(InputError, match="is none of not_equivalent, equivalent"):
+    with pytest.raises(InputError, match="is neither one of not_equivalent, equivalent"):
         read(write_csv(tmp_path / "x.csv", ["a,2"]), names=["not_equivalent", "equivalent"])
     with pytest.raises(InputError, match=r's.csv, line 3: label "good" is no number'):
         checked_labels({"train": read(write_csv(tmp_path / "s.csv", ["a,1.5", "b,good"]))}, None, True)

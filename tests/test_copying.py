@@ -406,7 +406,7 @@ def test_a_copy_with_two_texts_and_a_head_a_loss_and_a_metric_of_its_own(mine, t
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["Unknown"]}))
     with pytest.raises(
-        InputError, match=r"its class Unknown is none of transformers', and recipes/own_head.py does not"
+        InputError, match=r"its class Unknown is not one of transformers', and recipes/own_head.py does not"
     ):
         predict.main(["--model", str(folder), *both])
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["BertForSequenceClassification"]}))
@@ -427,3 +427,31 @@ def test_help_of_a_copy_names_the_copy(mine, capsys):
         mine.main(["--help-all"])
     shown = capsys.readouterr().out
     assert "--hub_model_id" in shown and not re.search("--no_(?!header)", shown)
+
+
+def test_an_edit_of_a_copy_is_never_answered_with_the_features_of_before(tmp_path, tiny_bert, monkeypatch):
+    """Neither of the function that reads rows nor of the one that tokenizes, where these stand in the copy."""
+    original = (ROOT / "recipes" / "text_classification.py").read_text(encoding="utf-8")
+    own = (
+        "def rows(source, **options):\n    for row in texts.labelled_texts(source, **options):\n        yield row\n\n\n"
+    )
+    own += "def inputs(batch, indices, **options):\n    return texts.tokenize_texts(batch, indices, **options)\n\n\n"
+    own = original.replace("def load_datasets(", own + "def load_datasets(")
+    own = own.replace("(sources, texts.labelled_texts,", "(sources, rows,").replace(
+        "dataset, texts.tokenize_texts,", "dataset, inputs,"
+    )
+    edits = {"none": ("", ""), "rows": ("yield row\n", 'yield row | {"text": row["text"] + " more"}\n')}
+    edits["inputs"] = ("indices, **options)\n\n\ndef load", "indices, **options | {'max_length': 4})\n\n\ndef load")
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"the boat {i},{'ab'[i % 2]}\n" for i in range(20)))
+    lengths = {}
+    for name, (old, new) in edits.items():
+        assert old in own
+        (tmp_path / "edited.py").write_text(own.replace(old, new) if old else own)
+        spec = importlib.util.spec_from_file_location("edited", tmp_path / "edited.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "edited", module)
+        spec.loader.exec_module(module)
+        given = ("--train_file", tmp_path / "train.csv", "--model_name_or_path", tiny_bert, "--max_steps", 1)
+        run(module, *given, "--output_dir", tmp_path / name)
+        lengths[name] = json.loads((tmp_path / name / "run.json").read_text())["data"]["splits"]["train"]["pieces"]
+    assert lengths["rows"] > lengths["none"] > lengths["inputs"] == 4

@@ -45,9 +45,32 @@ def test_good_quotes_stay_what_they_are(tmp_path):
     assert row == {"text": "Well, two\nlines, and more", "label": "neg"}
 
 
-def test_a_quote_that_swallows_a_row_of_a_csv_stops(tmp_path):
-    with pytest.raises(InputError, match=r'a.csv, lines 3 to 4: a quote makes these lines one row, .*",neg"; double'):
-        rows_of(tmp_path, "a.csv", 'text,label\nBad.,neg\n"I waited.,neg\nNobody came.",neg\nFine.,pos\n')
+@pytest.mark.parametrize(
+    "content",
+    [
+        'text,label\nBad.,neg\n"I waited.,neg\nNobody came.",neg\nFine.,pos\n',
+        'label,text\npos,Fine\nneg,Bad\npos,"Great\nneg,bad"\n',
+    ],
+)
+def test_a_quote_that_swallows_a_row_of_a_csv_stops(tmp_path, content):
+    with pytest.raises(InputError, match=r"a.csv.*, lines \d to \d: quotes make one row of these lines; double"):
+        rows_of(tmp_path, "a.csv", content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        (
+            "a.csv",
+            'label,text\npos,Great phone\npos,"Great phone\nBought it twice."\n',
+            "Great phone\nBought it twice.",
+        ),
+        ("a.tsv", 'text\tlabel\nd\tneg\n"a\tb\nc"\tpos\n', "a\tb\nc"),
+        ("a.csv", '\ntext,label\nx,a\n"Well, two\nlines, and more",b\n', "Well, two\nlines, and more"),
+    ],
+)
+def test_texts_of_several_lines_are_read(tmp_path, name, content, text):
+    assert rows_of(tmp_path, name, content)[-1][1]["text"] == text
 
 
 def test_without_a_header(tmp_path):
@@ -94,6 +117,7 @@ def labels_of(tmp_path, values, split="train", **more):
         (["1.0", "1.10"], None),
         (["1_1", "2"], ["1_1", "2"]),
         (["12E4", "3"], ["12E4", "3"]),
+        ([".5", "4."], None),
         (["①", "②"], ["①", "②"]),
         (["10", "9"], ["9", "10"]),
         (["--1", "1"], ["--1", "1"]),
@@ -110,6 +134,7 @@ def test_rows_without_a_label_are_left_out_and_counted(tmp_path, caplog, monkeyp
     assert names == ["no", "yes"] and len(datasets["train"]) == 3
     assert "1 rows of 4 have no label and are left out (the first: line 3)" in caplog.text
     assert labels_of(tmp_path, ["+", "-"])[1] == ["+", "-"]
+    assert labels_of(tmp_path, ["-", "yes"])[1] == ["-", "yes"]
     test = labels_of(tmp_path, ["-", "-"], split="test", train=datasets["train"])[0]["test"]
     assert test["label"][:] == [None, None]
 
@@ -169,12 +194,44 @@ def test_forms_of_tagged_text(tmp_path, name, content, options, expected):
     assert tagged(row) == expected
 
 
+def test_a_sentence_of_numbers_and_a_word_like_a_comment(tmp_path):
+    rows = sentences(tmp_path, "n.conll", "Ada NN B-PER\n\n1 CD O\n2 CD O\n")
+    assert tagged(rows[1]) == "1/O 2/O"
+    rows = sentences(tmp_path, "c.conll", "Ada NOUN\n\n# NN\n1 CD\n", scheme="plain")
+    assert tagged(rows[1]) == "#/NN 1/CD"
+    (row,) = sentences(tmp_path, "u.conll", "# text = He took vitamin B-12\nHe x O\ntook x O\n")
+    assert row["tokens"] == ["He", "took"]
+
+
+def test_what_label_studio_left_out_has_no_tags(tmp_path):
+    rows = [{"data": {"text": "Ada"}, "annotations": []}]
+    rows += [{"data": {"text": "Ada"}, "annotations": [{"result": [{"value": {"choices": ["x"]}}]}]}]
+    assert [row["ner_tags"] for row in sentences(tmp_path, "l.json", json.dumps(rows))] == [None, ["O"]]
+
+
+@pytest.mark.parametrize("span", ['{"start": 0, "end": 3, "labels": []}', "[0, 3]", '"PER"'])
+def test_broken_spans_are_one_line(tmp_path, span):
+    with pytest.raises(InputError, match='line 1: "entities" is no list of'):
+        sentences(tmp_path, "s.jsonl", '{"text": "Ada", "entities": [' + span + "]}")
+
+
+def test_half_a_surrogate_pair_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="line 1: a text holds half of a surrogate pair"):
+        rows_of(tmp_path, "s.jsonl", '{"text": "\\ud83d", "label": "a"}\n')
+
+
+def test_utf16_json(tmp_path):
+    assert rows_of(tmp_path, "a.json", '[\n{"text": "caf\xe9"}\n]'.encode("utf-16")) == [("row 1", {"text": "caf\xe9"})]
+    with pytest.raises(InputError, match="broken UTF-16"):
+        rows_of(tmp_path, "b.csv", "text,label\nx,y\n".encode("utf-16")[:-1])
+
+
 def test_one_stray_tag_begins_an_entity_and_many_stop(tmp_path):
     good = "Ada B-PER\nran O\n\n" * 30
     rows = sentences(tmp_path, "a.conll", good + "to O\nLyon I-LOC\n\nJo B-LOC\n")
     assert tagged(rows[30]) == "to/O Lyon/B-LOC" and rows[30]["place"] == "line 92"
     assert "it begins one, as in conlleval" in rows[30]["note"]
-    with pytest.raises(InputError, match=r"line 2: .* too often for the scheme BIO"):
+    with pytest.raises(InputError, match=r"line 2: .* too many for the scheme BIO"):
         sentences(tmp_path, "b.conll", "to O\nLyon I-LOC\n\nJo B-LOC\n")
 
 
@@ -211,6 +268,7 @@ def test_predictions_read_back(tmp_path):
         ("I take the S-Bahn\nYes\n", True),
         ("A U-turn\nno B-movie\n", True),
         ("Grade O\nBlood O\n", False),  # as many columns everywhere, and tags that the model knows
+        ("# id 1\nAda B-PRODUCT\nran O\n", False),
         ("one\ntwo\n", True),
     ],
 )

@@ -126,7 +126,7 @@ BAD = [
     ("list.jsonl", "[1, 2]\n", "line 1: a list where an object"),
     ("half.jsonl", '{"tokens": ["Ada"], "ner_tags": ["O"]}\n{"tokens": ["A', "line 2: broken JSON"),
     ("half.json", '[{"tokens": ["Ada"], "ner_tags": ["O"]},', "broken JSON"),
-    ("data.json", '{"data": 3}', '"data" is no list'),
+    ("data.json", '{"data": 3}', '"data" is not a list'),
     ("deep.json", "[" * 100_000, "JSON"),
     ("text.parquet", "not parquet", "no readable Parquet"),
     (

@@ -96,7 +96,7 @@ def test_plain_text_files_and_standard_input(model, tmp_path, monkeypatch, entit
         ("--model {model} --file {folder}/missing.txt", "missing.txt"),
         ("--model {model} --file {folder}", "is a folder"),
         ("--model {model} --text a --batch_size 0", "at least 1"),
-        ("--model {model} --question a --context b", "for another task than that; give --text"),
+        ("--model {model} --question a --context b", "this model is for another task; give --text"),
         ("--model {tiny} --text a", "names no task"),
         ("--text a", "required"),
     ],

@@ -101,7 +101,8 @@ def test_every_form_gives_the_same_rows(tmp_path):
         ({"question": "who?", "context": "x", "answers": {"text": ["x"], "answer_start": []}}, ""),
         ({"question": "who?", "context": "x", "answers": {"text": ["x"], "answer_start": [0, 1]}}, "of one length"),
         ({"question": "who?", "context": "x", "answers": [{"text": "", "answer_start": 0}]}, "an answer without text"),
-        ({"question": "who?", "context": "x", "answers": "x"}, "an answer without text"),
+        ({"question": "who?", "context": "x", "answers": "x"}, ""),
+        ({"question": "who?", "context": "x", "answers": 5}, "an answer without text"),
         ({"question": "who?", "context": "x", "answers": [{"text": "x", "answer_start": "b"}]}, "no whole number"),
     ],
 )

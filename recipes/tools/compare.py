@@ -68,10 +68,10 @@ def row_scores(rows: list[dict[str, Any]], folder: str, record: dict[str, Any]) 
     """The scores of a run as functions of its rows, the task's own first."""
     if "ner_tags" in rows[0]:
         return entity_row_scores(rows)
-    if "answers" in rows[0]:
-        return answer_row_scores(rows)
     if isinstance(rows[0]["predicted"], list):
         raise InputError(f"{folder}: its rows may have several labels each, and such runs are not compared")
+    if "answers" in rows[0]:
+        return answer_row_scores(rows)
     if not isinstance(rows[0]["predicted"], str):
         return number_row_scores(rows)
     reported = {split_of(name)[1] for name in record["results"]}
