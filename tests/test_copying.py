@@ -443,7 +443,7 @@ def test_an_edit_of_a_copy_is_never_answered_with_the_features_of_before(tmp_pat
     edits = {"none": ("", ""), "rows": ("yield row\n", 'yield row | {"text": row["text"] + " more"}\n')}
     edits["inputs"] = ("indices, **options)\n\n\ndef load", "indices, **options | {'max_length': 4})\n\n\ndef load")
     (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"the boat {i},{'ab'[i % 2]}\n" for i in range(20)))
-    lengths = {}
+    facts = {}
     for name, (old, new) in edits.items():
         assert old in own
         (tmp_path / "edited.py").write_text(own.replace(old, new) if old else own)
@@ -453,5 +453,6 @@ def test_an_edit_of_a_copy_is_never_answered_with_the_features_of_before(tmp_pat
         spec.loader.exec_module(module)
         given = ("--train_file", tmp_path / "train.csv", "--model_name_or_path", tiny_bert, "--max_steps", 1)
         run(module, *given, "--output_dir", tmp_path / name)
-        lengths[name] = json.loads((tmp_path / name / "run.json").read_text())["data"]["splits"]["train"]["pieces"]
-    assert lengths["rows"] > lengths["none"] > lengths["inputs"] == 4
+        facts[name] = json.loads((tmp_path / name / "run.json").read_text())["data"]["splits"]["train"]
+    assert facts["rows"]["pieces"] > facts["none"]["pieces"]
+    assert facts["inputs"]["cut"] == facts["none"]["rows"] and facts["none"]["cut"] == 0
