@@ -17,13 +17,13 @@ export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 sample = --model_name_or_path $(CHECKPOINT) --train_file $(SAMPLES)/$1/train.$2 \
 	--validation_file $(SAMPLES)/$1/validation.$2 --test_file $(SAMPLES)/$1/test.$2 --save_strategy no --eval_strategy no
 offline_text_classification = $(call sample,text_classification,csv) \
-	--learning_rate 1e-4 --num_train_epochs 2 --per_device_train_batch_size 16 --freeze embeddings
+	--learning_rate 2e-4 --num_train_epochs 3 --per_device_train_batch_size 16 --freeze embeddings
 offline_nli = $(call sample,nli,csv) \
-	--learning_rate 1e-4 --num_train_epochs 3 --per_device_train_batch_size 16 --freeze embeddings
+	--learning_rate 5e-5 --num_train_epochs 6 --per_device_train_batch_size 16 --freeze embeddings
 offline_ner = $(call sample,ner,conll) \
 	--learning_rate 3e-4 --num_train_epochs 4 --per_device_train_batch_size 8 --freeze embeddings
 offline_qa = $(call sample,qa,json) \
-	--learning_rate 4e-4 --num_train_epochs 1.75 --per_device_train_batch_size 4 --freeze 3
+	--learning_rate 5e-4 --num_train_epochs 2 --per_device_train_batch_size 8 --freeze 3
 
 # One process for each GPU or other accelerator that PyTorch sees, else one; for a bundled sample one. NPROC says
 # otherwise; without accelerators processes share the CPU. LAUNCH=recipes/launch/fsdp2.yaml divides the model as well.

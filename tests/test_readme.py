@@ -101,7 +101,7 @@ def test_the_sample_trains_with_the_batch_that_suits_it(processes):
         return done.stdout.splitlines()[-1]
 
     given = command("train-qa", "OFFLINE=1", f"NPROC={processes}")
-    assert "--per_device_train_batch_size 4 " in given and ("--num_processes" in given) == (processes > 1)
+    assert "--per_device_train_batch_size 8 " in given and ("--num_processes" in given) == (processes > 1)
     assert "--num_processes" not in command("train-qa", "OFFLINE=1")
 
 
