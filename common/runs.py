@@ -165,6 +165,8 @@ def look_into(run: Run, args: Any, training_args: TrainingArguments) -> None:
             raise InputError(
                 f"{folder}: holds {foreign[0]} but no {RUN_FILE}, so it is no run; choose another --output_dir"
             )
+    elif "identity" not in old:
+        raise InputError(f"{folder / RUN_FILE}: is not one of these recipes'; choose another --output_dir")
     elif old["identity"] != identity:
         # A run that stopped before its first checkpoint has nothing to lose.
         if not overwrite and (old["status"] != "running" or own_checkpoints(folder)):
@@ -344,11 +346,10 @@ def write_predictions(path: Path, rows: Any, form: Callable[[Any], str]) -> None
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     try:
-        record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        return record if record["identity"] and record["status"] else None
+        return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     except OSError:  # none there; where the folder cannot be used, `lock_folder` says why
         return None
-    except (ValueError, KeyError, TypeError):
+    except ValueError:
         raise InputError(f"{folder / RUN_FILE}: damaged; delete the folder or choose another --output_dir") from None
 
 
