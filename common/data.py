@@ -174,18 +174,18 @@ def read_delimited(path: str, delimiter: str, has_header: bool = True) -> Iterat
         raise InputError(f"{path}, {fault}; double a quote within a text, or leave it out")
     lines = (line + "\n" for _, line in read_lines(path))
     reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=quoting)
-    header = next(filter(None, reader), [])
-    if not has_header and header:
-        row = {str(i): value for i, value in enumerate(header, 1)}
-        header = [*row]
-        yield "line 1", row
-    if len(set(header)) != len(header):
-        raise InputError(f"{path}, line 1: a column name occurs twice in {header}; rename one")
-    if len(header) == 1 and any(other in header[0] for other in ",;\t|"):
-        raise InputError(
-            f'{path}, line 1: one column, "{header[0][:80]}"; commas part columns in .csv and tabs in .tsv'
-        )
     try:
+        header = next(filter(None, reader), [])
+        if not has_header and header:
+            row = {str(i): value for i, value in enumerate(header, 1)}
+            header = [*row]
+            yield "line 1", row
+        if len(set(header)) != len(header):
+            raise InputError(f"{path}, line 1: a column name occurs twice in {header}; rename one")
+        if len(header) == 1 and any(other in header[0] for other in ",;\t|"):
+            raise InputError(
+                f'{path}, line 1: one column, "{header[0][:80]}"; commas part columns in .csv and tabs in .tsv'
+            )
         for fields in filter(None, reader):
             if len(fields) != len(header):
                 raise InputError(
