@@ -69,6 +69,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--at_least", type=float, default=0.0, help="mark answers, drop entities, of less probability")
     parser.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     parser.add_argument("--batch_size", type=int, default=64, help="windows computed at once")
+    parser.add_argument("--int8", action="store_true", help="of an exported model the small one (make export-ner)")
     return parser.parse_args(argv)
 
 
@@ -120,20 +121,8 @@ def main(argv: list[str] | None = None, keep: bool = True) -> list[dict[str, Any
         raise InputError("--question needs its text: either --context or --context_file")
     if args.text_pair and len(args.text or []) != len(args.text_pair):
         raise InputError(f"{len(args.text or [])} --text but {len(args.text_pair)} --text_pair; give one for each")
-    if not os.path.exists(args.model) and args.model.startswith(("runs/", ".", "/")):
-        raise InputError(f"{args.model}: no such folder; train a model first, for instance make train-ner OFFLINE=1")
-    go_offline_without_hub(args.model)
-    with hub_errors("model", args.model):
-        config = AutoConfig.from_pretrained(args.model)
-    task = TASKS.get(task_of(config.to_dict()))
-    if task is None:
-        own = (config.architectures or ["its config"])[0]
-        raise InputError(f"{args.model}: {own} names no task that can be predicted; train it first")
-    if bool(args.question) != (task is Reader) and not args.file:
-        given = "--question and --context" if task is Reader else "--text"
-        raise InputError(f"{args.model}: a model for another task than that; give {given}, or --file")
-    predictor = task(args, config)
-    inputs = predictor.flat(read_inputs(args, predictor.label_list if task is Tagger else None))
+    predictor = load_predictor(args)
+    inputs = predictor.inputs()
     answers: list[dict[str, Any]] = []
     bar = tqdm(desc="Answered", unit=" inputs", delay=1, disable=not sys.stderr.isatty())
     block_count = 0
@@ -156,6 +145,39 @@ def main(argv: list[str] | None = None, keep: bool = True) -> list[dict[str, Any
         scored = predictor.scored()
         print(f"Scored against {args.file or 'the input'}: {scored}", file=sys.stderr if args.json else sys.stdout)
     return answers
+
+
+def load_predictor(args: argparse.Namespace) -> "Predictor":
+    """The model that `--model` names, with what its task needs.
+
+    Raises:
+        InputError: there is none, or it is for another task than the flags.
+    """
+    if not os.path.exists(args.model) and args.model.startswith(("runs/", ".", "/")):
+        raise InputError(f"{args.model}: no such folder; train a model first, for instance make train-ner OFFLINE=1")
+    go_offline_without_hub(args.model)
+    with hub_errors("model", args.model):
+        config = AutoConfig.from_pretrained(args.model)
+    task = TASKS.get(task_of(config.to_dict()))
+    if task is None:
+        own = (config.architectures or ["its config"])[0]
+        raise InputError(f"{args.model}: {own} names no task that can be predicted; train it first")
+    if bool(args.question) != (task is Reader) and not args.file:
+        given = "--question and --context" if task is Reader else "--text"
+        raise InputError(f"{args.model}: a model for another task than that; give {given}, or --file")
+    return task(args, config)
+
+
+def load_model(args: argparse.Namespace, config: Any, auto_class: Any) -> Any:
+    """The weights of a run, or what recipes/tools/export.py made of them where the folder holds that."""
+    exported = Path(args.model, "model_int8.onnx" if args.int8 else "model.onnx")
+    if exported.exists():
+        from recipes.tools.export import OnnxModel
+
+        return OnnxModel(exported)
+    if args.int8:
+        raise InputError(f"{args.model}: holds no model_int8.onnx; make export-ner writes one beside model.onnx")
+    return training.load_for_prediction(model_class(args.model, config, auto_class), args.model)
 
 
 def model_class(name: str, config: Any, auto_class: Any) -> Any:
@@ -183,6 +205,7 @@ class Predictor:
 
     Attributes:
         no_text: the answer to an input without text.
+        features: what the model read of the inputs answered last.
         gold: of the inputs answered so far, None for one that has none.
     """
 
@@ -199,15 +222,24 @@ class Predictor:
         self.tokenizer = training.load_tokenizer(args.model, is_split_into_words=isinstance(self, Tagger))
         stride = self.trained.get("doc_stride", 0 if isinstance(self, Classifier) else None)
         self.length, self.stride = training.resolve_lengths(self.tokenizer, config, None, stride, **self.windows)
-        self.model = training.load_for_prediction(model_class(args.model, config, self.auto_class), args.model)
+        self.model = load_model(args, config, self.auto_class)
+        self.features: dict[str, list] = {}
         self.gold: list[Any] = []
         self.found: list[Any] = []
 
+    def inputs(self) -> Iterator[Input]:
+        return self.flat(read_inputs(self.args, self.label_list if isinstance(self, Tagger) else None))
+
     def logits(self, features: dict[str, list]) -> list[Any]:
+        self.features = features
         return training.compute_logits(self.model, features, type(self).collator(self.tokenizer), self.args.batch_size)
 
     def flat(self, inputs: Iterator[Input]) -> Iterator[Input]:
         return inputs
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The answers beside what the inputs say is right, as in the `predictions.jsonl` of a run."""
+        raise NotImplementedError
 
     def has_text(self, row: dict[str, Any]) -> bool:
         return "tokens" in row or not isinstance(row.get("text"), str) or bool(row["text"].strip())
@@ -257,6 +289,11 @@ class Tagger(Predictor):
             found = metrics.table(["entity", "type", *header, "probability"], cells) if cells else "no entities"
             lines.append(f"{answer.get('text') or ' '.join(answer['tokens'])}\n{found}\n")
         return "\n".join(lines)
+
+    def rows(self) -> list[dict[str, Any]]:
+        scheme = None if all(map(is_tag, self.label_list)) else "plain"
+        tags = words.bio_tags(self.name, self.gold, scheme)
+        return [{"ner_tags": gold, "predicted": found} for gold, found in zip(tags, self.found, strict=True)]
 
     def scored(self) -> str:
         if all(map(is_tag, self.label_list)):
@@ -330,15 +367,28 @@ class Classifier(Predictor):
         shown = [i for i, name in enumerate(header) if name not in ("next", "") or any(row[i] for row in cells)]
         return metrics.table([header[i] for i in shown], [[row[i] for i in shown] for row in cells])
 
-    def scored(self) -> str:
+    def gold_names(self) -> list[str]:
+        """The labels of the inputs as the model spells them."""
         names = [str(value).strip() for value in self.gold]
+        if self.label_list is None:
+            return names
+        spelling = {label.casefold(): label for label in self.label_list}
+        if self.trained.get("task_name"):  # numbers stand for the classes in their order, as they did in training
+            spelling |= {str(i): label for i, label in enumerate(self.label_list) if str(i) not in spelling}
+        return [name if name in self.label_list else spelling.get(name.casefold(), name) for name in names]
+
+    def rows(self) -> list[dict[str, Any]]:
+        names, answers = self.gold_names(), texts.answers(np.stack(self.found), self.label_list)
+        unknown = set(names) - set(self.label_list or names)
+        if unknown:
+            raise InputError(f'{self.name}: its label "{min(unknown)}" is none of the model\'s')
+        return [{"label": name, "predicted": answer["predicted"]} for name, answer in zip(names, answers, strict=True)]
+
+    def scored(self) -> str:
+        names = self.gold_names()
         if self.label_list is None:
             gold = [float(name) for name in names]
         else:
-            spelling = {label.casefold(): label for label in self.label_list}
-            if self.trained.get("task_name"):  # numbers stand for the classes in their order, as they did in training
-                spelling |= {str(i): label for i, label in enumerate(self.label_list) if str(i) not in spelling}
-            names = [name if name in self.label_list else spelling.get(name.casefold(), name) for name in names]
             unknown = next((name for name in names if name not in self.label_list), None)
             if unknown is not None:
                 return f'not scored, for its label "{unknown}" is none of the model\'s: {", ".join(self.label_list)}.'
@@ -396,6 +446,10 @@ class Reader(Predictor):
             cells[0][0] += " (unsure)" * answer.get("unsure", False)
             lines.append(f"{answer['question']}\n{metrics.table(['answer', *keys], cells)}\n")
         return "\n".join(lines)
+
+    def rows(self) -> list[dict[str, Any]]:
+        found = metrics.chosen_answers(self.found, self.rule()[1])
+        return [{"answers": gold, "predicted": answer} for gold, answer in zip(self.gold, found, strict=True)]
 
     def scored(self) -> str:
         version_2, threshold = self.rule()
