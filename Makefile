@@ -86,6 +86,9 @@ predict-%: setup ## ask a trained model: make predict-ner MODEL=runs/ner TEXT=".
 	@$(PY) -m recipes.predict --model "$(or $(MODEL),$(newest),runs/$(recipe))" $(if $(TEXT),--text "$$TEXT") $(if $(PAIR),--text_pair "$$PAIR") $(if $(FILE),--file "$(FILE)") $(if $(QUESTION),--question "$$QUESTION") $(if $(CONTEXT),--context "$$CONTEXT") \
 		$(if $(CONTEXT_FILE),--context_file "$(CONTEXT_FILE)") $(ARGS)
 
+export-%: setup ## a trained model as ONNX, proved and timed, and in int8: make export-ner MODEL=runs/ner, FILE=rows to try it on
+	@$(PY) -m recipes.tools.export --model "$(or $(MODEL),$(newest),runs/$(recipe))" $(if $(FILE),--file "$(FILE)") $(ARGS)
+
 test: setup $(TESTS_READY) ## the tests, offline
 	$(PY) -m pytest -m "not slow" -n auto $(ARGS)
 

@@ -45,6 +45,7 @@ from common.errors import (
     run_as_command,
 )
 from recipes.tools.model_card import task_of
+from recipes.tools.onnx_model import OnnxModel
 
 BLOCK = 1000  # rows in memory
 Input = tuple[str, dict[str, Any]]  # where it stands, and what it holds
@@ -71,6 +72,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     parser.add_argument("--batch_size", type=int, default=64, help="windows computed at once")
+    parser.add_argument("--int8", action="store_true", help="of an exported model the small one (make export-ner)")
     return parser.parse_args(argv)
 
 
@@ -122,21 +124,8 @@ def main(argv: list[str] | None = None, keep: bool = True) -> list[dict[str, Any
         raise InputError("--question goes together with its text: either --context or --context_file")
     if args.text_pair and len(args.text or []) != len(args.text_pair):
         raise InputError(f"{len(args.text or [])} --text but {len(args.text_pair)} --text_pair; give one for each")
-    if not os.path.exists(args.model) and args.model.startswith(("runs/", ".", "/")):
-        raise InputError(f"{args.model}: no such folder; train a model first, for instance make train-ner OFFLINE=1")
-    go_offline_without_hub(args.model)
-    with hub_errors("model", args.model):
-        config = AutoConfig.from_pretrained(args.model)
-    module = recipe_module(config)
-    task = getattr(module, "Predictor", None) or TASKS.get(task_of(config.to_dict()))
-    if task is None:
-        own = (config.architectures or ["its config"])[0]
-        raise InputError(f"{args.model}: {own} names no task that can be predicted; train it first")
-    if bool(args.question) != issubclass(task, Reader) and not args.file:
-        given = "--question and --context" if issubclass(task, Reader) else "--text"
-        raise InputError(f"{args.model}: this model is for another task; give {given}, or --file")
-    predictor = task(args, config)
-    inputs = predictor.flat(read_inputs(args, predictor.label_list if issubclass(task, Tagger) else None))
+    predictor = load_predictor(args)
+    inputs = predictor.inputs()
     answers: list[dict[str, Any]] = []
     bar = tqdm(desc="Answered", unit=" inputs", delay=1, disable=not sys.stderr.isatty())
     total = 0
@@ -175,6 +164,37 @@ def recipe_module(config: Any) -> Any:
     return None
 
 
+def load_predictor(args: argparse.Namespace) -> "Predictor":
+    """The model that `--model` names, with what its task needs.
+
+    Raises:
+        InputError: there is none, or it is for another task than the flags.
+    """
+    if not os.path.exists(args.model) and args.model.startswith(("runs/", ".", "/")):
+        raise InputError(f"{args.model}: no such folder; train a model first, for instance make train-ner OFFLINE=1")
+    go_offline_without_hub(args.model)
+    with hub_errors("model", args.model):
+        config = AutoConfig.from_pretrained(args.model)
+    task = getattr(recipe_module(config), "Predictor", None) or TASKS.get(task_of(config.to_dict()))
+    if task is None:
+        own = (config.architectures or ["its config"])[0]
+        raise InputError(f"{args.model}: {own} names no task that can be predicted; train it first")
+    if bool(args.question) != issubclass(task, Reader) and not args.file:
+        given = "--question and --context" if issubclass(task, Reader) else "--text"
+        raise InputError(f"{args.model}: this model is for another task; give {given}, or --file")
+    return task(args, config)
+
+
+def load_model(args: argparse.Namespace, config: Any, auto_class: Any) -> Any:
+    """The weights of a run, or what recipes/tools/export.py made of them where the folder holds that."""
+    exported = Path(args.model, "model_int8.onnx" if args.int8 else "model.onnx")
+    if exported.exists():
+        return OnnxModel(exported)
+    if args.int8:
+        raise InputError(f"{args.model}: holds no model_int8.onnx; make export-ner writes one beside model.onnx")
+    return training.load_for_prediction(model_class(args.model, config, auto_class), args.model)
+
+
 def model_class(name: str, config: Any, auto_class: Any) -> Any:
     """`auto_class`, or the class that the recipe which trained the model defines.
 
@@ -199,6 +219,7 @@ class Predictor:
 
     Attributes:
         no_text: the answer to an input without text.
+        features: what the model read of the inputs answered last.
         gold, found: of the inputs answered so far, the right answer (None for one that has none) and the model's.
     """
 
@@ -215,11 +236,16 @@ class Predictor:
         self.tokenizer = training.load_tokenizer(args.model, is_split_into_words=isinstance(self, Tagger))
         stride = self.trained.get("doc_stride", 0 if isinstance(self, Classifier) else None)
         self.length, self.stride = training.resolve_lengths(self.tokenizer, config, None, stride, **self.windows)
-        self.model = training.load_for_prediction(model_class(args.model, config, self.auto_class), args.model)
+        self.model = load_model(args, config, self.auto_class)
+        self.features: dict[str, list] = {}
         self.gold: list[Any] = []
         self.found: list[Any] = []
 
+    def inputs(self) -> Iterator[Input]:
+        return self.flat(read_inputs(self.args, self.label_list if isinstance(self, Tagger) else None))
+
     def logits(self, features: dict[str, list]) -> list[Any]:
+        self.features = features
         return training.compute_logits(self.model, features, type(self).collator(self.tokenizer), self.args.batch_size)
 
     def flat(self, inputs: Iterator[Input]) -> Iterator[Input]:
@@ -354,18 +380,24 @@ class Classifier(Predictor):
         shown = [i for i, name in enumerate(header) if name not in ("next", "") or any(row[i] for row in cells)]
         return metrics.table([header[i] for i in shown], [[row[i] for i in shown] for row in cells])
 
-    def scored(self, gold: list[Any], found: list[Any]) -> str:
+    def names_of(self, gold: list[Any]) -> list[str]:
+        """The right labels as the model spells them."""
         names = [str(value).strip() for value in gold]
+        if self.label_list is None:
+            return names
+        spelling = {label.casefold(): label for label in self.label_list}
+        if self.trained.get("task_name"):  # numbers stand for the classes in their order, as they did in training
+            spelling |= {str(i): label for i, label in enumerate(self.label_list) if str(i) not in spelling}
+        return [name if name in self.label_list else spelling.get(name.casefold(), name) for name in names]
+
+    def scored(self, gold: list[Any], found: list[Any]) -> str:
+        names = self.names_of(gold)
         if self.label_list is None:
             odd = next((name for name in names if not texts.is_finite(name)), None)
             if odd is not None:
                 return f'not scored, because its label "{odd}" is not a number.'
             gold = [float(name) for name in names]
         else:
-            spelling = {label.casefold(): label for label in self.label_list}
-            if self.trained.get("task_name"):  # numbers stand for the classes in their order, as they did in training
-                spelling |= {str(i): label for i, label in enumerate(self.label_list) if str(i) not in spelling}
-            names = [name if name in self.label_list else spelling.get(name.casefold(), name) for name in names]
             unknown = next((name for name in names if name not in self.label_list), None)
             if unknown is not None:
                 return f'not scored, because the model has no label "{unknown}", only {", ".join(self.label_list)}.'

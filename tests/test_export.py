@@ -1,0 +1,185 @@
+"""Exporting a run: the same logits and answers in ONNX Runtime, and int8 only where it costs little."""
+
+import importlib.util
+import json
+import shutil
+from argparse import Namespace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from common.errors import InputError
+from recipes import ner, nli, predict, qa
+from recipes.tools import export
+from tests.conftest import ROOT, read_sample
+from tests.encoders import save_encoder
+
+SAMPLES = ROOT / "recipes" / "samples"
+RECIPES = {"ner": (ner, "bert", "conll"), "nli": (nli, "roberta", "csv"), "qa": (qa, "distilbert", "json")}
+MISSING = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+needs_packages = pytest.mark.skipif(
+    bool(MISSING), reason=f"{', '.join(MISSING)} not installed: recipes/tools/requirements-export.txt"
+)
+
+
+def train(name: str, folder: Path) -> Path:
+    """A few steps, on windows shorter than some rows; the answers need not be good."""
+    recipe, encoder, ending = RECIPES[name]
+    texts = [" ".join(words).replace('"', "") for words, _ in read_sample("train")]
+    files = [SAMPLES / name / f"{split}.{ending}" for split in ("train", "validation")]
+    if name == "nli":  # the sample's pairs are all longer than what the model reads
+        lines = [
+            f'"{text[: 4 + i % 30]}","{text[-i % 20 - 4 :]}",{"yes" if i % 2 else "no"}' for i, text in enumerate(texts)
+        ]
+        files = [folder / "pairs.csv"] * 2
+        files[0].write_text("\n".join(["premise,hypothesis,label", *lines]))
+    flags = f"--model_name_or_path {save_encoder(encoder, folder / 'encoder', texts)} --output_dir {folder / 'run'} "
+    flags += f"--train_file {files[0]} --validation_file {files[1]} --max_train_samples 40 --max_eval_samples 4 "
+    flags += "--max_seq_length 48 --max_steps 5 --learning_rate 3e-3 --bf16 false --disable_tqdm true"
+    recipe.main(f"{flags} --save_strategy no --eval_strategy no".split())
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """Times of tiny models tell nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "milliseconds", lambda predictor, model, batch_size: 0.0)
+        yield
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def exported(request, quick, tmp_path_factory) -> tuple[Path, str]:
+    """A run with its export, and the report."""
+    run = train(request.param, tmp_path_factory.mktemp(f"export-{request.param}"))
+    return run, export.main(["--model", str(run), "--max_rows", "30", "--tolerance", "100"])
+
+
+@pytest.fixture(scope="module")
+def tagger(quick, tmp_path_factory):
+    """A run that is traced but once, however often it is exported."""
+    traced = []
+
+    def trace_once(self, *args):
+        if not traced:
+            traced.append(trace(self, *args))
+        return traced[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not MISSING:
+            from transformers.exporters import OnnxExporter
+
+            trace = OnnxExporter.export
+            patch.setattr(OnnxExporter, "export", trace_once)
+        yield train("ner", tmp_path_factory.mktemp("export-tagger"))
+
+
+@needs_packages
+def test_logits_and_answers_are_those_of_the_run(exported):
+    run, report = exported
+    file = json.loads((run / "run.json").read_text())["arguments"]["validation_file"]
+    original, other = (
+        predict.load_predictor(predict.parse(["--model", str(folder), "--file", file, "--batch_size", size]))
+        for folder, size in ((run, "64"), (run / "onnx", "5"))
+    )
+    assert isinstance(other.model, export.OnnxModel)
+    inputs = list(islice(original.inputs(), 20))
+    answers = original.answer(inputs)
+    assert len({len(ids) for ids in original.features["input_ids"]}) > 5
+    assert export.largest_difference(original, original.model, other.model) < 1e-4
+    # Both round to four digits, and a value at the edge may fall to either side.
+    for a, b in zip(answers, other.answer(inputs), strict=True):
+        assert {key: a[key] for key in a if "prob" not in key and key not in ("entities", "next")} == {
+            key: b[key] for key in b if "prob" not in key and key not in ("entities", "next")
+        }
+        key = "probabilities" if "probabilities" in a else "probability"
+        assert a[key] == pytest.approx(b[key], abs=2e-4)
+    assert export.rows_of(original) == other.rows()
+    assert "PyTorch" in report and (run / "onnx" / "README.md").read_text() == report
+
+
+@needs_packages
+def test_the_folder_is_complete_and_int8_is_asked_for_by_a_flag(exported):
+    run, _ = exported
+    names = {path.name for path in (run / "onnx").iterdir()}
+    assert {"model.onnx", "model.onnx.data", "model_int8.onnx", "tokenizer.json", "config.json", "README.md"} <= names
+    assert (run / "onnx" / "README.md").stat().st_mode & 0o044, "readable by others, as the run is"
+    assert not [path for path in run.iterdir() if path.name.startswith("tmp")]
+    file = json.loads((run / "run.json").read_text())["arguments"]["validation_file"]
+    small = predict.load_predictor(predict.parse(["--model", str(run / "onnx"), "--file", file, "--int8"]))
+    inputs = list(islice(small.inputs(), 3))
+    assert small.model.session._model_path.endswith("model_int8.onnx") and len(small.answer(inputs)) == 3
+
+
+@needs_packages
+def test_int8_beyond_the_tolerance_is_not_kept(tagger, monkeypatch):
+    flags = ["--model", str(tagger), "--max_rows", "5", "--tolerance", "0.5"]
+    monkeypatch.setattr(export, "points_lost", lambda score, other, scale: 0.5)
+    assert "Kept as model_int8.onnx: int8, within" in export.main(flags)
+    lost = iter((3.0, 2.0, 0.4))  # the third way holds
+    monkeypatch.setattr(export, "verdict", lambda *args: "")
+    monkeypatch.setattr(export, "points_lost", lambda score, other, scale: next(lost))
+    assert "Kept as model_int8.onnx: int8 inner layers" in export.main(flags)
+    assert (tagger / "onnx" / "model_int8.onnx").exists()
+    monkeypatch.setattr(export, "points_lost", lambda score, other, scale: 0.6)
+    assert "No model_int8.onnx: each lost more than 0.5 points" in export.main(flags)
+    assert not (tagger / "onnx" / "model_int8.onnx").exists() and (tagger / "onnx" / "model.onnx").exists()
+    with pytest.raises(InputError, match=r"holds no model_int8\.onnx"):
+        predict.main(["--model", str(tagger / "onnx"), "--int8", "--text", "Ada ran."])
+
+
+@needs_packages
+def test_rows_without_answers_prove_the_export_and_no_int8(tagger, tmp_path):
+    (tmp_path / "words.jsonl").write_text('{"tokens": ["Ada", "ran"]}\n')
+    report = export.main(["--model", str(tagger), "--file", str(tmp_path / "words.jsonl")])
+    assert "the rows have no answers to score" in report and "Logits of ONNX" in report
+
+
+@needs_packages
+def test_what_differs_or_cannot_be_exported_leaves_nothing(tagger, tmp_path, monkeypatch):
+    run = Path(shutil.copytree(tagger, tmp_path / "run", ignore=shutil.ignore_patterns("onnx")))
+    flags = ["--model", str(run), "--max_rows", "5"]
+    before = sorted(run.iterdir())
+
+    def refuse(*args):
+        raise RuntimeError("no such\noperator")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.exporters.OnnxExporter.export", refuse)
+        with pytest.raises(InputError, match="bert cannot be exported to ONNX: no such operator"):
+            export.main(flags)
+    monkeypatch.setattr(export, "largest_difference", lambda *args: float("nan"))
+    with pytest.raises(InputError, match="nothing was written"):
+        export.main(flags)
+    assert sorted(run.iterdir()) == before
+
+
+def test_without_the_packages_one_line_says_what_to_install(tagger, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if "onnx" in name else found(name, *rest))
+    with pytest.raises(InputError, match=r"^onnx, onnxscript, onnxruntime: not installed; pip install -r recipes/"):
+        export.main(["--model", str(tagger)])
+    with pytest.raises(InputError, match=r"^onnxruntime: not installed"):
+        export.OnnxModel(Path("model.onnx"))
+
+
+@needs_packages
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--model {folder}", "holds no run"),
+        ("--model {run} --file nowhere.conll", "nowhere.conll; give rows with --file"),
+        ("--model {run} --tolerance -1", "from 0 to 100"),
+        ("--model {run} --max_rows 0", "at least 1"),
+    ],
+)
+def test_bad_input(tagger, tmp_path, flags, message):
+    with pytest.raises(InputError, match=message):
+        export.main(flags.format(run=tagger, folder=tmp_path).split())
+
+
+def test_a_run_without_a_file_of_its_own_asks_for_one():
+    record = {"arguments": {"test_file": None, "validation_file": None}}
+    with pytest.raises(InputError, match="names no test or validation file; give rows with --file"):
+        export.load_inputs(Namespace(model="runs/x", file=None, max_rows=None), record)
