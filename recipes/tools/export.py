@@ -205,7 +205,8 @@ def points_lost(score: RowScore, other: RowScore, scale: float) -> float:
 def verdict(name: str, score: RowScore, other: RowScore, scale: float) -> str:
     """What a score became, and whether that could be chance on these rows."""
     low, high = (scale * end for end in bootstrap_interval(score, other))
-    text = f"{name} {-points_lost(score, other, scale):+.2f} points (95 % from {low:+.2f} to {high:+.2f})"
+    change = scale * (other.value - score.value)
+    text = f"{name} {change:+.2f} points (95 % from {low:+.2f} to {high:+.2f})"
     if score.right is None:
         return f"{text}, {'could be chance' if low <= 0 <= high else 'more than chance'}"
     before, after, chance = mcnemar(score.right, other.right)
