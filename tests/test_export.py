@@ -75,6 +75,7 @@ def tagger(quick, tmp_path_factory):
         yield train("ner", tmp_path_factory.mktemp("export-tagger"))
 
 
+@pytest.mark.slow
 @needs_packages
 def test_logits_and_answers_are_those_of_the_run(exported):
     run, report = exported
@@ -95,10 +96,11 @@ def test_logits_and_answers_are_those_of_the_run(exported):
         }
         key = "probabilities" if "probabilities" in a else "probability"
         assert a[key] == pytest.approx(b[key], abs=2e-4)
-    assert export.rows_of(original) == other.rows()
+    assert export.rows_of(original) == export.rows_of(other)
     assert "PyTorch" in report and (run / "onnx" / "README.md").read_text() == report
 
 
+@pytest.mark.slow
 @needs_packages
 def test_the_folder_is_complete_and_int8_is_asked_for_by_a_flag(exported):
     run, _ = exported
@@ -112,6 +114,7 @@ def test_the_folder_is_complete_and_int8_is_asked_for_by_a_flag(exported):
     assert small.model.session._model_path.endswith("model_int8.onnx") and len(small.answer(inputs)) == 3
 
 
+@pytest.mark.slow
 @needs_packages
 def test_int8_beyond_the_tolerance_is_not_kept(tagger, monkeypatch):
     flags = ["--model", str(tagger), "--max_rows", "5", "--tolerance", "0.5"]
@@ -129,6 +132,7 @@ def test_int8_beyond_the_tolerance_is_not_kept(tagger, monkeypatch):
         predict.main(["--model", str(tagger / "onnx"), "--int8", "--text", "Ada ran."])
 
 
+@pytest.mark.slow
 @needs_packages
 def test_rows_without_answers_prove_the_export_and_no_int8(tagger, tmp_path):
     (tmp_path / "words.jsonl").write_text('{"tokens": ["Ada", "ran"]}\n')
@@ -136,6 +140,7 @@ def test_rows_without_answers_prove_the_export_and_no_int8(tagger, tmp_path):
     assert "the rows have no answers to score" in report and "Logits of ONNX" in report
 
 
+@pytest.mark.slow
 @needs_packages
 def test_what_differs_or_cannot_be_exported_leaves_nothing(tagger, tmp_path, monkeypatch):
     run = Path(shutil.copytree(tagger, tmp_path / "run", ignore=shutil.ignore_patterns("onnx")))
@@ -164,6 +169,7 @@ def test_without_the_packages_one_line_says_what_to_install(tagger, monkeypatch)
         export.OnnxModel(Path("model.onnx"))
 
 
+@pytest.mark.slow
 @needs_packages
 @pytest.mark.parametrize(
     ("flags", "message"),
