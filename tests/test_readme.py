@@ -61,7 +61,7 @@ def test_make_commands_are_known_to_make(where, command):
         if flags[0] in RECIPES and "--help" not in flags[1]:
             module = RECIPES[flags[0]]
             parser = build_parser(module.Arguments, module.DEFAULTS, flags[0])
-            typed = shlex.split(re.split(r"\s+>", flags[1])[0])
+            typed = shlex.split(re.split(r"\s+(?:>|&&|;)", flags[1])[0])
             parser.parse_args_into_dataclasses(typed, look_for_args_file=False)
 
 

@@ -285,7 +285,7 @@ def test_a_run_draws_its_page_and_keeps_what_it_needs(ner_flags, tmp_path, with_
     data = json.loads((run / "run.json").read_text())["data"]
     assert data["max_seq_length"] == 32
     train = data["splits"]["train"]
-    assert train["rows"] == 64 and sum(train["lengths"].values()) == 66 and train["windowed"] == 2
+    assert train["rows"] == 64 and sum(train["lengths"].values()) == train["windows"] > 64 and train["windowed"] >= 1
     assert 0 <= data["splits"]["test"]["lookup_f1"] < 1
 
 
