@@ -51,7 +51,7 @@ def find_columns(
         rest = [name for name in row if name not in texts]
         texts = texts or tuple(rest[:count])
         label_column = label_column or next((name for name in rest if name not in texts), None)
-        inferred.append(f"{' and '.join(texts)} for the text, {label_column or 'none'} for the label")
+        inferred.append(f"column {' and '.join(texts)} as the text, {label_column or 'none'} as the label")
     if not texts:
         known = [names for names in (ONE_TEXT if count == 1 else TWO_TEXTS) if all(name in row for name in names)]
         known_not = {*NO_TEXT, label_column}
@@ -63,7 +63,7 @@ def find_columns(
                 f"{'hold the two texts' if count > 1 else 'holds the text'}; name {'them' if count > 1 else 'it'} with "
                 "--text_columns, or add --no_header if the first line does not name the columns"
             )
-        inferred.append(f"{' and '.join(texts)} for the text")
+        inferred.append(f"column {' and '.join(texts)} as the text")
     if len(texts) != count:
         other = "; recipes.nli is the recipe for two" if count == 1 else "; recipes.text_classification reads one"
         raise InputError(f"--text_columns {' '.join(texts)}: this recipe reads {count} text{'s' * (count > 1)}{other}")
@@ -73,9 +73,9 @@ def find_columns(
             raise InputError(f"{name}: has columns {' and '.join(candidates)}; name one with --label_column")
         label_column = candidates[0] if candidates else None
         if label_column:
-            inferred.append(f"{label_column} for the label")
+            inferred.append(f"{label_column} as the label")
     if inferred:
-        log.info("%s: read are %s.", name, ", ".join(inferred))
+        log.info("%s: reading %s.", name, ", ".join(inferred))
     for name, row in first_rows.items():
         missing = [column for column in texts if column not in row]
         if missing:
