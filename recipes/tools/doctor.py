@@ -124,7 +124,8 @@ def plan(recipe: Any, gpus: int, answers: bool) -> str:
         return f"train-{name}: {does}; both are in the cache"
     if answers:
         return f"train-{name}: {does}; downloads {' and '.join(lacking)}"
-    return f"train-{name}: stops, because {' and '.join(lacking)} can be reached neither here nor on the Hub; OFFLINE=1 trains the bundled sample"
+    reason = f"{' and '.join(lacking)} can be reached neither here nor on the Hub"
+    return f"train-{name}: stops, because {reason}; OFFLINE=1 trains the bundled sample"
 
 
 def main() -> None:
