@@ -371,6 +371,21 @@ def test_a_copy_with_two_texts_and_a_head_a_loss_and_a_metric_of_its_own(mine, t
     record = json.loads((folder / "run.json").read_text())
     assert record["results"] == results and record["seconds"]["training"] > 0
 
+    # Killed in the third epoch and repeated: as if nothing had happened.
+    step = RecipeTrainer.training_step
+
+    def killed(self, *args, **kwargs):
+        if self.state.global_step == 50:
+            raise RuntimeError("killed")
+        return step(self, *args, **kwargs)
+
+    saving = [*given[:-5], tmp_path / "killed", *given[-4:-2], "--save_strategy", "epoch"]
+    with monkeypatch.context() as patch:
+        patch.setattr(RecipeTrainer, "training_step", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            run(mine, *saving)
+    assert run(mine, *saving) == results and "Resuming from" in capsys.readouterr().out
+
     # The loss of validation is the recipe's own.
     rows = predictions(folder)
     right = np.array([r["probability"] if r["label"] == r["predicted"] else 1 - r["probability"] for r in rows])
