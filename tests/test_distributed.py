@@ -155,7 +155,7 @@ def test_the_launcher_passes_sigterm_on(flags, tmp_path):
     command += ["--save_strategy", "steps", "--save_steps", "1000000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     for line in process.stdout:
-        if "'loss'" in line:
+        if ": loss " in line:
             break
     process.terminate()
     said, _ = process.communicate(timeout=60)
