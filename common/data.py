@@ -166,7 +166,7 @@ def read_delimited(path: str, delimiter: str, has_header: bool = True) -> Iterat
     they are read as characters. A .csv in which they do is refused.
     """
     csv.field_size_limit(2**31 - 1)  # the default refuses fields over 128 KiB
-    fault, quoting = quote_fault(path, delimiter), csv.QUOTE_MINIMAL
+    fault, quoting = quote_fault(path, delimiter, file_digest(path)), csv.QUOTE_MINIMAL
     if fault and delimiter == "\t":
         log.warning("%s, %s; quotes are read as characters.", path, fault)
         quoting = csv.QUOTE_NONE
@@ -197,8 +197,10 @@ def read_delimited(path: str, delimiter: str, has_header: bool = True) -> Iterat
         raise InputError(f"{path}, line {reader.line_num}: {error}") from None
 
 
-def quote_fault(path: str, delimiter: str) -> str | None:
-    """What is wrong with the quotes of a file, and where: they break its form, or make one row of several.
+@functools.lru_cache(maxsize=16)
+def quote_fault(path: str, delimiter: str, digest: str) -> str | None:
+    """What is wrong with the quotes of a file, and where: they break its form, or make one row of several. Kept for the
+    content that `digest` stands for: a file is opened more than once in a run, and this parses all of it.
 
     The latter is so where each line of a row has as many fields as the header if quotes are mere characters, and all of
     them, in one column, a value that rows of a single line have there too (such as the label).

@@ -194,11 +194,10 @@ def checked_labels(datasets: Any, names: Sequence[str] | None, regression: bool 
         InputError: rows without a label, one class only, scores that are none, or a label that training has not seen.
     """
     # Without a training split the labels of all splits; a trained model's own then say whether they are known.
-    read = [datasets["train"]] if "train" in datasets else list(datasets.values())
-    values = {label for dataset in read for label in column(dataset, "label") if label is not None}
-    everywhere = {label for dataset in datasets.values() for label in column(dataset, "label") if label is not None}
+    of_split = {split: set(column(dataset, "label")) - {None} for split, dataset in datasets.items()}
+    everywhere = set().union(*of_split.values())
     withheld = {WITHHELD} if "+" not in everywhere and len(everywhere) != 2 else set()
-    values -= withheld
+    values = of_split.get("train", everywhere) - withheld
     for split, dataset in list(datasets.items()):
         labels, places = list(column(dataset, "label")), dataset["place"]
         without = [i for i, label in enumerate(labels) if label is None or label in withheld]
@@ -223,7 +222,7 @@ def checked_labels(datasets: Any, names: Sequence[str] | None, regression: bool 
             log.info("Labels are numbers, some with a fraction: a score is learnt (--regression false: classes).")
         elif names is None and any(re.fullmatch(r"[0-9]+,[0-9]+", value) for value in values):
             log.warning("Warning: labels such as 3,5 are taken for classes; with a point, 3.5, they are scores.")
-    name = source_name(read[0], "train")
+    name = source_name(next(iter(datasets.values())), "train")
     if regression:
         for split, dataset in datasets.items():
             for place, label in columns(dataset, "place", "label"):
