@@ -57,6 +57,10 @@ class RecipeArguments:
     freeze: str | None = flag(
         None, "Do not train the encoder, the embeddings, or these and N layers. Unset: all trains."
     )
+    layer_decay: float | None = flag(
+        None, "Each layer's learning rate, as a share of that of the layer above. Unset: 1."
+    )
+    head_learning_rate: float | None = flag(None, "Learning rate of the new head. Unset: --learning_rate.")
     early_stopping_patience: int | None = flag(None, "Stop after N evaluations without a better score. Unset: never.")
     packing: bool | None = flag(None, "Compute no padding in the encoder. Unset: on a CPU, where the model allows it.")
     attn_implementation: str | None = flag(None, "eager or sdpa, without packing. Unset: the faster on this device.")
@@ -219,7 +223,10 @@ def read_flags(parser: RecipeArgumentParser, argv: list[str]) -> argparse.Namesp
         flags, "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"
     )
     check_range(flags, 0, 2**32 - 1, "seed", "data_seed")
-    check_range(flags, 0, 1e6, "learning_rate", "num_train_epochs", "weight_decay", "max_grad_norm")
+    check_range(
+        flags, 0, 1e6, "learning_rate", "head_learning_rate", "num_train_epochs", "weight_decay", "max_grad_norm"
+    )
+    check_range(flags, 0, 1, "layer_decay")
     return flags
 
 

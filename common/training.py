@@ -156,6 +156,7 @@ class RecipeTrainer(Trainer):
 
     def __init__(self, *args: Any, flags: Any = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.flags = flags
         self.add_callback(FiniteNumbers())
         loss = self.compute_loss_func
         if loss is not None and "num_items_in_batch" not in inspect.signature(loss).parameters:
@@ -171,6 +172,22 @@ class RecipeTrainer(Trainer):
         for name, value in wanted.items():
             if value and name not in getattr(self.compute_loss_func, "follows", ()):
                 log.warning("Warning: --%s %s has no effect: the loss of this recipe does not follow it.", name, value)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """The stock one, its groups divided by learning rate where flags ask for several."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        decay, head_rate = (getattr(self.flags, name, None) for name in ("layer_decay", "head_learning_rate"))
+        if decay is None and head_rate is None:
+            return optimizer
+        of = rates(self.model, self.args.learning_rate, 1.0 if decay is None else decay, head_rate)
+        rate_of = {id(p): of[name] for name, p in self.model.named_parameters()}
+        groups = {}
+        for i, group in enumerate(optimizer.param_groups):
+            for parameter in group["params"]:
+                rate = rate_of[id(parameter)]
+                groups.setdefault((i, rate), group | {"params": [], "lr": rate})["params"].append(parameter)
+        optimizer.param_groups[:] = groups.values()
+        return optimizer
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         # Upstream all processes have one seed, and draw the same dropout masks for different examples.
@@ -630,26 +647,39 @@ def freeze(model: Any, what: str | None) -> None:
     Raises:
         InputError: another word, or more layers than there are.
     """
-    encoder = model.base_model
-    layers = next((m for m in encoder.modules() if isinstance(m, nn.ModuleList)), [])
-    if (
-        what is not None
-        and what not in ("encoder", "embeddings")
-        and not (what.isdecimal() and int(what) <= len(layers))
-    ):
-        raise InputError(f"--freeze {what}: must be encoder, embeddings or a number of layers from 0 to {len(layers)}")
-    if what == "encoder":
-        frozen = [encoder]
-    elif what is not None:
-        embeddings = [module for name, module in encoder.named_children() if "embed" in name]
+    embeddings, layers = embeddings_and_layers(model)
+    if what is None:
+        frozen = []
+    elif what == "encoder":
+        frozen = [model.base_model]
+    elif what == "embeddings" or (what.isdecimal() and int(what) <= len(layers)):
         frozen = [*embeddings, *(layers[: int(what)] if what.isdecimal() else [])]
     else:
-        frozen = []
+        raise InputError(f"--freeze {what}: must be encoder, embeddings or a number of layers from 0 to {len(layers)}")
     for module in frozen:
         module.requires_grad_(False)
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     log.info("Trained parameters: %.1f of %.1f million (%.1f %%).", trained / 1e6, total / 1e6, 100 * trained / total)
+
+
+def embeddings_and_layers(model: Any) -> tuple[list[nn.Module], Sequence[nn.Module]]:
+    """The modules of an encoder below its layers, and the layers from the lowest to the highest."""
+    encoder = model.base_model
+    layers = next((module for module in encoder.modules() if isinstance(module, nn.ModuleList)), [])
+    return [module for name, module in encoder.named_children() if "embed" in name], layers
+
+
+def rates(model: Any, rate: float, layer_decay: float, head_rate: float | None) -> dict[str, float]:
+    """The learning rate of each parameter: of the highest layer `rate`, of each layer below `layer_decay` times that of
+    the one above it, of the embeddings once more (Clark et al. 2020, ELECTRA, appendix B); `head_rate` of the head.
+    """
+    embeddings, layers = embeddings_and_layers(model)
+    of_parameter = {id(p): head_rate or rate for p in model.parameters()}
+    of_parameter |= {id(p): rate for p in model.base_model.parameters()}
+    for depth, modules in enumerate([*([layer] for layer in reversed(layers)), embeddings]):
+        of_parameter |= {id(p): rate * layer_decay**depth for module in modules for p in module.parameters()}
+    return {name: of_parameter[id(p)] for name, p in model.named_parameters()}
 
 
 def load_for_prediction(model_class: Any, name: str) -> Any:

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -232,11 +232,14 @@ def tagged_row(
 ) -> dict:
     """One row in the form of `tagged_sentences`, its tags still in the scheme of the file."""
     tokens_name = tokens_column or next((c for c in TOKEN_COLUMNS if c in row), None)
-    example = {"document": row.get("document", -1), "place": place, "note": row.get("note") or ""}
+    document = row.get("document")
+    example = {
+        "document": "" if document in (None, -1) else str(document),
+        "place": place,
+        "note": row.get("note") or "",
+    }
     by_number = {str(i): values for i, values in enumerate(row.get("columns", ()), 1)}  # of a CoNLL file
     row = row | {name: by_number[name] for name in (tokens_column, tags_column) if name in by_number}
-    if not isinstance(example["document"], int):
-        example["document"] = -1
     if isinstance(row.get("data"), dict) and isinstance(row.get("annotations"), list):  # Label Studio's JSON
         results = [result.get("value", {}) for of in row["annotations"][:1] for result in of.get("result", [])]
         spans = [value for value in results if "labels" in value] if row["annotations"] else None
@@ -417,30 +420,48 @@ def tokenize_and_align_labels(
     max_length: int,
     stride: int,
     label2id: dict[str, int] | None = None,
+    context: str = "sentence",
+    document_size: int | None = None,
 ) -> dict[str, list]:
-    """Windows of word pieces over sentences, in which every word has exactly one place (for `Dataset.map`, batched).
+    """Windows of word pieces over sentences or documents, in which every word has exactly one place (for `Dataset.map`,
+    batched).
 
-    A sentence longer than `max_length` becomes several windows that overlap by `stride` pieces. A word is read at its
+    A text longer than `max_length` becomes several windows that overlap by `stride` pieces. A word is read at its
     first piece, in the window that shows most context around it, and there alone: so loss and score count it once, and
     none is lost to truncation. Windows that own no word are left out. A word without a piece (control characters)
     has no place and gets O in `tags_of_sentences`.
+
+    With the context of the document (Devlin et al. 2019, section 5.3) windows lie over all its sentences, one after the
+    other, so each word is read with at least half of the stride on both sides, and a document costs little more than
+    its sentences do alone; a window for each sentence would cost as many times more as sentences fit into it.
 
     BERT's tokenizer splits a word at punctuation ("Delacruz-Webb"), and `pipeline()` takes each part for a word of its
     own. The inner parts are trained too, as inside the entity, so that it does not invent entities there; they are
     not scored.
 
     Args:
-        batch: `tokens`, list of words per sentence; `ner_tags`, list of tags per sentence, when `label2id` is given.
+        batch: `tokens`, list of words per sentence; `ner_tags`, list of tags per sentence, when `label2id` is given;
+            `document`, the name of its document or "", when `context` is "document".
         indices: the row numbers of the sentences.
         max_length: pieces in a window, special tokens included.
+        context: "sentence", or "document" (which ends with the batch).
+        document_size: sentences in a document where none is marked; None leaves these alone.
 
     Returns:
         One row per window: the tokenizer's own inputs; `word_ids`, at each position the word that is read there, else
-        -1; `labels`, the label id there and at inner parts of the word, else -100; `sentence`, the row number;
-        `length`, the number of pieces.
+        -1; `labels`, the label id there and at inner parts of the word, else -100; `sentence`, the row number of the
+        sentence from whose first word `word_ids` counts; `length`, the number of pieces.
     """
+    if context == "document":
+        groups = sentences_of_documents(batch["document"], indices, document_size)
+    else:
+        groups = [range(i, i + 1) for i in range(len(indices))]
+    joined = {
+        name: [list(chain.from_iterable(batch[name][group.start : group.stop])) for group in groups]
+        for name in ("tokens", *(["ner_tags"] if label2id is not None else []))
+    }
     encoding = tokenizer(
-        batch["tokens"],
+        joined["tokens"],
         is_split_into_words=True,
         truncation=True,
         max_length=max_length,
@@ -463,10 +484,10 @@ def tokenize_and_align_labels(
             for key in encoding:
                 features[key].append(encoding[key][window])
             features["word_ids"].append(owned)
-            features["sentence"].append(indices[sample])
+            features["sentence"].append(indices[groups[sample].start])
             features["length"].append(len(owned))
             if label2id is not None:
-                tags, pieces = batch["ner_tags"][sample], encoding.tokens(window)
+                tags, pieces = joined["ner_tags"][sample], encoding.tokens(window)
                 labels = [label2id[tags[word]] if word >= 0 else IGNORED for word in owned]
                 for i, word in enumerate(encoding.word_ids(window)):
                     inner = word is not None and labels[i] == IGNORED and word in owned
@@ -474,6 +495,44 @@ def tokenize_and_align_labels(
                         labels[i] = label2id[re.sub("^B-", "I-", tags[word])]
                 features["labels"].append(labels)
     return features
+
+
+def sentences_of_documents(
+    documents: Sequence[str], indices: Sequence[int], document_size: int | None = None
+) -> list[range]:
+    """Which neighbouring sentences are read together.
+
+    Args:
+        documents: of each sentence the name of its document, "" where none is marked.
+        indices: the row numbers of the sentences.
+        document_size: sentences in a document where none is marked; None: one.
+
+    >>> sentences_of_documents(["a", "a", "b", "", ""], range(5)), sentences_of_documents(["", "", ""], range(3), 2)
+    ([range(0, 2), range(2, 3), range(3, 4), range(4, 5)], [range(0, 2), range(2, 3)])
+    """
+    keys = [document or i // (document_size or 1) for document, i in zip(documents, indices, strict=True)]
+    starts = [i for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]]
+    return list(map(range, starts, [*starts[1:], len(keys)]))
+
+
+def resolve_context(args: Any, trained: dict[str, Any], datasets: Any) -> dict[str, Any]:
+    """`context` and `document_size`: by flag, else as the model was `trained`, else sentences alone.
+
+    Raises:
+        InputError: another word than sentence or document, or no document is marked.
+    """
+    context = args.context or trained.get("context", "sentence")
+    size = args.document_size or trained.get("document_size")
+    if context not in ("sentence", "document"):
+        raise InputError(f"--context {context}: must be sentence or document")
+    if size is not None and size < 1:
+        raise InputError(f"--document_size {size}: must be at least 1")
+    if context == "document" and size is None and not any(any(of["document"][:]) for of in datasets.values()):
+        raise InputError(
+            "--context document: the files mark no documents, with lines -DOCSTART- or a column document; "
+            "--document_size 10 takes so many sentences for one"
+        )
+    return {"context": context, "document_size": size}
 
 
 def own_words(windows: Sequence[Sequence[int | None]], stride: int) -> list[list[int]]:
@@ -517,40 +576,39 @@ def tags_of_sentences(
 ) -> list[list[str]]:
     """Put the predicted labels of windows back together: exactly one tag per word, O for a word without a piece.
 
-    Args:
-        label_ids: predicted label ids, windows x positions (padding on the right is ignored).
-        word_ids: the word read at each position of a window, else -1, as `tokenize_and_align_labels` gives it.
-        sentence_of_window: the row number of each window's sentence, in any order.
-        words_per_sentence: the number of words of each sentence, in the order wanted.
-
     >>> tags_of_sentences([[0, 1, 2, 0]], [[-1, 0, 2, -1]], [0], [3, 1], ["O", "B-PER", "I-PER"])
     [['B-PER', 'O', 'I-PER'], ['O']]
     """
-    tags = [["O"] * count for count in words_per_sentence]
-    for labels, words, sentence in zip(label_ids, word_ids, sentence_of_window, strict=True):
-        words = np.asarray(words)
-        for i in np.flatnonzero(words >= 0):
-            tags[sentence][words[i]] = label_list[labels[i]]
-    return tags
+    ids = values_of_words(label_ids, word_ids, sentence_of_window, words_per_sentence, default=None)
+    return [["O" if i is None else label_list[i] for i in of] for of in ids]
 
 
 def values_of_words(
-    values: Iterable[Sequence[float]],
+    values: Iterable[Sequence],
     word_ids: Iterable[Sequence[int]],
     sentence_of_window: Sequence[int],
     words_per_sentence: Sequence[int],
-) -> list[list[float]]:
-    """As `tags_of_sentences`, a number for each word, such as the probability of its tag; 1 for a word without a piece.
+    default: Any = 1.0,
+) -> list[list]:
+    """Put values of windows back together, such as the probability of a word's tag: exactly one for each word.
 
-    >>> values_of_words([[0.1, 0.9, 0.8]], [[-1, 0, 2]], [0], [3])
-    [[0.9, 1.0, 0.8]]
+    Args:
+        values: windows x positions (padding on the right is ignored).
+        word_ids, sentence_of_window: `word_ids` and `sentence` of `tokenize_and_align_labels`.
+        words_per_sentence: the number of words of each sentence, in the order of their row numbers.
+        default: for a word without a piece.
+
+    >>> values_of_words([[0.1, 0.9, 0.8, 0.7]], [[-1, 0, 2, 3]], [0], [3, 1])
+    [[0.9, 1.0, 0.8], [0.7]]
     """
-    found = [[1.0] * count for count in words_per_sentence]
+    starts = np.cumsum([0, *words_per_sentence]).tolist()
+    of_word = [default] * starts[-1]
     for of_window, words, sentence in zip(values, word_ids, sentence_of_window, strict=True):
-        for value, word in zip(of_window, words, strict=False):
-            if word >= 0:
-                found[sentence][word] = float(value)
-    return found
+        words = np.asarray(words)
+        places = np.flatnonzero(words >= 0)
+        for word, value in zip(words[places], np.asarray(of_window)[places].tolist(), strict=True):
+            of_word[starts[sentence] + word] = value
+    return [of_word[start:end] for start, end in pairwise(starts)]
 
 
 # What is printed
@@ -586,11 +644,12 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
     """
     facts = {}
     for split, (_, in_train) in repetitions(datasets, "tokens").items():
-        dataset, pieces, windows, read = datasets[split], Counter(), Counter(), 0
-        for sentence, length, word_ids in columns(features[split], "sentence", "length", "word_ids"):
+        dataset, pieces, windows = datasets[split], Counter(), Counter()
+        of_window = features[split]["length"][:]
+        owned = [sum(word >= 0 for word in word_ids) for word_ids in column(features[split], "word_ids")]
+        for sentence, length in zip(column(features[split], "sentence"), of_window, strict=True):
             windows[sentence] += 1
             pieces[sentence] += length
-            read += sum(word >= 0 for word in word_ids)
         lengths = list(pieces.values()) or [0]
         types = Counter(e[0] for tags in column(dataset, "ner_tags") if tags for e in entities(tags))
         number_of_words = sum(map(len, column(dataset, "tokens")))
@@ -600,17 +659,19 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
             words=number_of_words,
             pieces=float(np.mean(lengths)),
             longest=int(np.percentile(lengths, 99)),
+            context=float(np.average(of_window, weights=owned)) if any(owned) else None,
             windows=windows.total(),
             windowed=sum(count > 1 for count in windows.values()),
-            no_piece=number_of_words - read,
+            no_piece=number_of_words - sum(owned),
             in_train=in_train,
             classes=dict(types),
-            lengths=histogram(column(features[split], "length")),
+            lengths=histogram(of_window),
             lookup_f1=lookup_f1(datasets["train"], dataset) if has_lookup else None,
         )
     meaning = (
-        "pieces: word pieces in a sentence, mean; longest: 99 % are not longer. windowed: read in several windows.\n"
-        "no piece: words that the tokenizer drops, tagged O. in train: sentences that also stand in train."
+        "pieces: word pieces in a sentence, or in a document that is read whole, mean; longest: 99 % are not longer.\n"
+        "context: word pieces in the window in which a word is read, mean. windowed: read in several windows.\n"
+        "no piece: words that the tokenizer drops, tagged O. in train: sentences that also occur in train."
     )
     return show_facts(facts, meaning, tolerated=0.1)
 

@@ -38,6 +38,8 @@ class Arguments(RecipeArguments):
     tokens_column: str | None = flag(None, "Column of words. Unset: tokens or words.")
     tags_column: str | None = flag(None, "Column of tags. Unset: ner_tags, tags, labels or ner.")
     label_list: list[str] | None = flag(None, "Names of integer tags, in order. Unset: the file says them.")
+    context: str | None = flag(None, "sentence, or document to read neighbours too. Unset: as trained, else sentence.")
+    document_size: int | None = flag(None, "Sentences in a document where the file marks none. Unset: none is taken.")
     doc_stride: int | None = flag(None, "Word pieces that windows share. Unset: a quarter of a window, in qa a third.")
 
 
@@ -63,7 +65,7 @@ DEFAULTS = dict(
 FEATURES = Features(
     tokens=List(Value("string")),
     ner_tags=List(Value("string")),
-    document=Value("int64"),
+    document=Value("string"),
     place=Value("string"),
     note=Value("string"),
 )
@@ -80,14 +82,13 @@ def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[Da
     return data.take_rows(datasets, args), label_list
 
 
-def preprocess(datasets: DatasetDict, label_list: list[str], tokenizer, max_length: int, stride: int) -> DatasetDict:
+def preprocess(datasets: DatasetDict, label_list: list[str], tokenizer, **windows) -> DatasetDict:
     """Windows of word pieces in which every word has one place."""
     features = DatasetDict()
     for split, dataset in datasets.items():
         label2id = {label: i for i, label in enumerate(label_list)} if words.has_tags(dataset) else None
-        options = dict(max_length=max_length, stride=stride, label2id=label2id)
         features[split] = data.map_cached(
-            dataset, words.tokenize_and_align_labels, tokenizer, f"Tokenizing {split}", **options
+            dataset, words.tokenize_and_align_labels, tokenizer, f"Tokenizing {split}", label2id=label2id, **windows
         )
     return features
 
@@ -132,9 +133,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # 5. Features. What recipes/predict.py needs beside the weights stands in the config.
     max_length, stride = training.resolve_lengths(tokenizer, model.config, args.max_seq_length, args.doc_stride)
-    settings = dict(max_seq_length=max_length, doc_stride=stride)
+    context = words.resolve_context(args, training.recipe_settings(model.config), datasets)
+    settings = dict(max_seq_length=max_length, doc_stride=stride, **context)
     model.config.recipe = dict(module=Path(__file__).stem, task="token-classification", **settings)
-    features = preprocess(datasets, label_list, tokenizer, max_length, stride)
+    features = preprocess(datasets, label_list, tokenizer, max_length=max_length, stride=stride, **context)
     facts = words.describe(datasets, features)
 
     # 6. Trainer.

@@ -266,8 +266,10 @@ class Tagger(Predictor):
 
     def answer(self, inputs: list[Input]) -> list[dict[str, Any]]:
         rows = [words.tagged_row(self.name, None, None, self.label_list, place, row) for place, row in inputs]
-        batch = {"tokens": [row["tokens"] for row in rows]}
-        features = words.tokenize_and_align_labels(batch, range(len(rows)), self.tokenizer, self.length, self.stride)
+        batch = {name: [row[name] for row in rows] for name in ("tokens", "document")}
+        context = {name: self.trained[name] for name in ("context", "document_size") if name in self.trained}
+        windows = dict(max_length=self.length, stride=self.stride, **context)
+        features = words.tokenize_and_align_labels(batch, range(len(rows)), self.tokenizer, **windows)
         windows = [softmax(logits, axis=-1) for logits in self.logits(features)]
         places = features["word_ids"], features["sentence"], [len(row["tokens"]) for row in rows]
         tags = words.tags_of_sentences([window.argmax(-1) for window in windows], *places, self.label_list)
