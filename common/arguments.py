@@ -264,6 +264,8 @@ def set_evaluation_and_saving(parser: RecipeArgumentParser, flags: argparse.Name
         parser.set_defaults(load_best_model_at_end=True)
     if flags.load_best_model_at_end or stops_early:  # the best model is among the saved ones only if both coincide
         parser.set_defaults(save_strategy=flags.eval_strategy, save_steps=flags.eval_steps or 500)
+        if flags.metric_for_best_model not in (None, parser.get_default("metric_for_best_model")):
+            parser.set_defaults(eval_on_start=True)  # one that is not there is found before training
 
 
 def set_share_of_the_batch(parser: RecipeArgumentParser, flags: argparse.Namespace, argv: list[str]) -> None:

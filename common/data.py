@@ -375,10 +375,13 @@ def find_sources(args: Any, training_args: Any) -> dict[str, Source]:
             if files[split]
         }
     else:
-        from datasets import load_dataset
+        from datasets import load_dataset, load_from_disk
 
+        is_saved = Path(args.dataset_name, "dataset_dict.json").exists()  # by `save_to_disk`
         with hub_errors("dataset", args.dataset_name):
-            loaded = load_dataset(args.dataset_name, args.dataset_config_name)
+            loaded = (load_from_disk if is_saved else load_dataset)(
+                args.dataset_name, *([] if is_saved else [args.dataset_config_name])
+            )
         names = {split: next((name for name in SPLIT_NAMES[split] if name in loaded), None) for split in needed}
         if "train" in needed and not names["train"]:
             raise InputError(f'{args.dataset_name}: has no split "train", only {", ".join(loaded)}')
@@ -444,12 +447,10 @@ def build_dataset(
         if isinstance(error.__cause__, (InputError, OSError)):
             raise error.__cause__ from None
         raise
-    except ValueError as error:  # an empty generator
-        if "Instruction" in str(error) or "empty" in str(error) or "corresponds to no data" in str(error):
+    except ValueError as error:
+        if "corresponds to no data" in str(error):  # what an empty generator gives
             raise InputError(f"{source.name}: holds no rows; check the file and its format") from None
         raise
-    if len(dataset) == 0:
-        raise InputError(f"{source.name}: holds no rows; check the file and its format")
     dataset.info.description = source.name  # for `source_name`
     return dataset
 

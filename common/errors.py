@@ -67,6 +67,8 @@ def run_as_command(main: Callable[[], object]) -> None:
     except Exception as error:
         if world_size() > 1 and has_lost_others(error):
             fail("another process of this run has ended or is out of reach; the same command resumes")
+        if isinstance(error, (ImportError, RuntimeError, ValueError)) and "install" in str(error).lower():
+            fail(str(error))  # a tracker, an optimizer or a launcher whose package is not there, in the library's words
         if not is_first_to_fail():
             raise SystemExit(1) from None
         raise

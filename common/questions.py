@@ -26,13 +26,15 @@ MISPLACED = "an answer is not at its answer_start, nor is it elsewhere just once
 
 
 def question_rows(source: "Source") -> Iterator["Row"]:
-    """Flat rows of a source: those of the nested SQuAD JSON by article and paragraph, others as they are."""
+    """Flat rows of a source: those of the nested SQuAD JSON by article and paragraph, or of a list of its paragraphs;
+    others as they are."""
     for place, row in source.rows():
-        if "paragraphs" not in row:
+        if "paragraphs" not in row and "qas" not in row:
             yield place, row
             continue
         place = place.replace("row", "article")
-        for i, paragraph in enumerate(objects(f"{source.name}, {place}", "paragraphs", row["paragraphs"]), 1):
+        paragraphs = row.get("paragraphs", [row])
+        for i, paragraph in enumerate(objects(f"{source.name}, {place}", "paragraphs", paragraphs), 1):
             where = f"{place}, paragraph {i}"
             for j, question in enumerate(objects(f"{source.name}, {where}", "qas", paragraph.get("qas")), 1):
                 flat = {"title": row.get("title", ""), "context": paragraph.get("context"), **question}

@@ -26,6 +26,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import seed_worker
 
 from common.errors import InputError, hub_errors, told_by_main_process
+from common.metrics import reported
 from common.packing import pack, replace_dropout
 
 log = logging.getLogger("recipes")
@@ -155,7 +156,10 @@ class RecipeTrainer(Trainer):
     useful_tokens: torch.Tensor | int = 0
 
     def __init__(self, *args: Any, flags: Any = None, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+        try:
+            super().__init__(*args, **kwargs)
+        except ValueError as error:  # flags that exclude each other
+            raise InputError(" ".join(str(error).split())) from error
         self.flags = flags
         self.add_callback(FiniteNumbers())
         loss = self.compute_loss_func
@@ -211,6 +215,11 @@ class RecipeTrainer(Trainer):
         if args.world_size == 1 and not args.dataloader_drop_last:  # stock drops of a total batch what does not fill it
             return super().get_train_dataloader()
         dataset = self._remove_unused_columns(self.train_dataset, description="training")
+        if args.dataloader_drop_last and len(dataset) < total_batch_size(args):
+            raise InputError(
+                f"--dataloader_drop_last: the {len(dataset)} training rows do not fill one batch of "
+                f"{total_batch_size(args)}; leave it out, or take a smaller --per_device_train_batch_size"
+            )
         if args.train_sampling_strategy == "sequential":
             order: Sampler = SequentialSampler(dataset)
         else:
@@ -276,7 +285,12 @@ class RecipeTrainer(Trainer):
         and a run resumed from a checkpoint saved just before an evaluation ends elsewhere."""
         self.check_weights()
         with torch.random.fork_rng(devices=[]):
-            return super().evaluate(*args, **kwargs)
+            scores = super().evaluate(*args, **kwargs)
+        best = f"eval_{(self.args.metric_for_best_model or 'loss').removeprefix('eval_')}"
+        if self.args.load_best_model_at_end and best not in scores:
+            names = ", ".join(name.removeprefix("eval_") for name in reported(scores) if name.startswith("eval_"))
+            raise InputError(f"--metric_for_best_model {best.removeprefix('eval_')}: this run has {names}; name one")
+        return scores
 
     def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         self.check_weights()
@@ -757,6 +771,8 @@ def load_tokenizer(name: str, is_split_into_words: bool = False) -> Any:
         for step in steps if isinstance(steps, pre_tokenizers.Sequence) else [steps]:
             if isinstance(step, pre_tokenizers.ByteLevel):
                 step.add_prefix_space = True
+    if tokenizer.pad_token is None:
+        raise InputError(f"{name}: its tokenizer has no padding token; choose an encoder of BERT's kind")
     tokenizer.padding_side = "right"  # what reads predictions counts positions from the left
     return tokenizer
 

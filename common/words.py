@@ -11,17 +11,18 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, pairwise
+from itertools import accumulate, chain, groupby, pairwise
 from typing import Any
 
 import numpy as np
 
-from common.data import Source, column, columns, histogram, is_tag, repetitions, source_name
+from common.data import Row, Source, column, columns, histogram, is_tag, repetitions, source_name
 from common.errors import InputError
 from common.metrics import entities, entity_errors, entity_lookup, entity_scores, show_facts, split_tag, table
 
 log = logging.getLogger("recipes")
 TOKEN_COLUMNS, TAG_COLUMNS = ("tokens", "words"), ("ner_tags", "tags", "labels", "ner")
+SENTENCE_COLUMNS = ("sentence #", "sentence_id", "sentence id", "sent_id", "sentence")
 SPAN_COLUMNS = ("entities", "spans", "label", "labels")
 CLITIC = r"['’](?:s|re|ve|ll|d|m)\b"
 IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
@@ -172,10 +173,11 @@ def tagged_sentences(
             entity in 20 that begins without a B-.
     """
     parsed = functools.partial(tagged_row, source.name, tokens_column, tags_column, label_list)
-    scheme = scheme or detect_scheme_of(source.name, (parsed(place, row) for place, row in source.rows()))
+    rows = functools.partial(sentence_rows, source, tokens_column, tags_column)
+    scheme = scheme or detect_scheme_of(source.name, (parsed(place, row) for place, row in rows()))
     begin = broken = 0
     first = ""
-    for place, row in source.rows():
+    for place, row in rows():
         example = in_bio(parsed(place, row), scheme)
         begin += sum(tag.startswith("B-") for tag in example["ner_tags"] or [])
         if example["note"] == BROKEN:
@@ -186,6 +188,42 @@ def tagged_sentences(
             f"{source.name}, {first}: a tag continues an entity that is not there; {broken} sentences have such a tag, "
             f"too many for the scheme {scheme}: is B- missing, or are lines out of order?"
         )
+
+
+def sentence_rows(source: "Source", tokens_column: str | None = None, tags_column: str | None = None) -> Iterator[Row]:
+    """Rows of a source, each a sentence. Of a table with a word a row (as `sentence #,word,pos,tag`) those that follow
+    each other under one name of a sentence, which may stand in its first row alone.
+
+    >>> rows = [{"sentence #": "1", "word": "Ada", "tag": "B-PER"}, {"sentence #": "", "word": "ran", "tag": "O"}]
+    >>> next(sentence_rows(Source("a.csv", "", given=[("line 2", rows[0]), ("line 3", rows[1])])))
+    ('line 2', {'tokens': ['Ada', 'ran'], 'ner_tags': ['B-PER', 'O'], 'lines': [2, 3]})
+    """
+    rows = source.rows()
+    place, row = next(rows, (None, {}))
+    columns = {name.lower(): name for name in row}
+    sentence, word, tag = (
+        next((columns[name] for name in names if name in columns), None)
+        for names in (
+            SENTENCE_COLUMNS,
+            [tokens_column, "word", "words", "token"],
+            [tags_column, "tag", "ner", "labels"],
+        )
+    )
+    if place is None or sentence is None or not isinstance(row.get(word), str):
+        yield from chain([(place, row)] if place else [], rows)
+        return
+    name = ""
+
+    def name_of(item: Row) -> str:
+        nonlocal name
+        name = item[1][sentence] or name
+        return name
+
+    for _, group in groupby(chain([(place, row)], rows), key=name_of):
+        places, of_words = zip(*group, strict=True)
+        tagged = {tags_column or "ner_tags": [of_word[tag] for of_word in of_words]} if tag else {}
+        tokens = {tokens_column or "tokens": [of_word[word] for of_word in of_words]}
+        yield places[0], tokens | tagged | {"lines": [int(place.split()[-1]) for place in places]}
 
 
 def bio_tags(name: str, rows: list[dict], scheme: str | None = None) -> list[list[str]]:
@@ -293,6 +331,28 @@ def read_span(span: Any) -> tuple[int, int, str]:
     return span["start"], span["end"], span["label"] if "label" in span else span["labels"][0]
 
 
+def in_code_points(text: str, spans: list) -> list[tuple[int, int, str]]:
+    """The spans of a text as `read_span` gives them. Annotation tools in a browser count an emoji as two characters:
+    that is undone where spans hold their `text` and fit only then.
+
+    >>> in_code_points("😀 Ada", [{"start": 3, "end": 6, "label": "PER", "text": "Ada"}])
+    [(2, 5, 'PER')]
+
+    Raises:
+        ValueError: a span's `text` is not what the text holds there.
+    """
+    checked = [read_span(span) for span in spans]
+    said = [span.get("text") if isinstance(span, dict) else None for span in spans]
+    units = list(accumulate((1 + (c > "￿") for c in text), initial=0))
+    place = {unit: i for i, unit in enumerate(units)}
+    for counted in (checked, [(place.get(a, -1), place.get(b, -1), label) for a, b, label in checked]):
+        if all(words is None or text[a:b] == words for (a, b, _), words in zip(counted, said, strict=True)):
+            return counted
+    wrong = next(i for i, (a, b, _) in enumerate(checked) if said[i] not in (None, text[a:b]))
+    start, end, _ = checked[wrong]
+    raise ValueError(f'entity {start}-{end} is "{said[wrong]}", but the text has "{text[start:end]}" there')
+
+
 def tagged_text(name: str, place: str, row: dict) -> dict:
     """Words and tags of raw `text` with `entities` as character spans."""
     spans = next((row[key] for key in SPAN_COLUMNS if isinstance(row.get(key), list)), row.get("entities"))
@@ -302,7 +362,7 @@ def tagged_text(name: str, place: str, row: dict) -> dict:
     if spans is None:
         return {"tokens": [text[start:end] for start, end in split_words(text)], "ner_tags": None}
     try:
-        checked = [read_span(span) for span in spans]
+        checked = in_code_points(text, spans)
         for start, end, label in checked:
             if not (isinstance(start, int) and isinstance(end, int) and isinstance(label, str) and label):
                 raise TypeError

@@ -264,6 +264,9 @@ class Tagger(Predictor):
     no_text: ClassVar[dict[str, Any]] = {"text": "", "tokens": [], "tags": [], "entities": []}
     auto_class, collator = AutoModelForTokenClassification, DataCollatorForTokenClassification
 
+    def flat(self, inputs: Iterator[Input]) -> Iterator[Input]:
+        return words.sentence_rows(Source(self.name, digest="", given=inputs))
+
     def answer(self, inputs: list[Input]) -> list[dict[str, Any]]:
         rows = [words.tagged_row(self.name, None, None, self.label_list, place, row) for place, row in inputs]
         batch = {name: [row[name] for row in rows] for name in ("tokens", "document")}
