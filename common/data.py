@@ -630,10 +630,27 @@ def repetitions(datasets: "DatasetDict", *names: str) -> dict[str, tuple[int, in
     }
 
 
-def histogram(lengths: Iterable[int]) -> dict[int, int]:
-    """How many of the lengths lie in each step of 8.
+def window_facts(
+    dataset: "Dataset", windows: "Dataset", in_train: int | None, lengths: str = "length"
+) -> dict[str, Any]:
+    """What every task says of a split.
 
-    >>> histogram([3, 7, 17])
-    {0: 2, 16: 1}
+    Args:
+        windows: the model's inputs, with the `row` of `dataset` that each shows.
+        lengths: the column of `windows` with their word pieces.
+
+    Returns:
+        `rows` and `windows`, their numbers; `windowed`, rows that are read in several; `pieces` of a window, the mean,
+        and `longest`, which 99 % do not exceed; `lengths`, how many of them lie in each step of 8; `in_train`.
     """
-    return dict(sorted(Counter(int(length) // 8 * 8 for length in lengths).items()))
+    pieces = windows[lengths][:]
+    ordered = sorted(pieces)
+    return {
+        "rows": len(dataset),
+        "windows": len(pieces),
+        "windowed": sum(count > 1 for count in Counter(column(windows, "row")).values()),
+        "pieces": sum(pieces) / len(pieces),
+        "longest": ordered[int(0.99 * (len(pieces) - 1))],
+        "lengths": dict(sorted(Counter(length // 8 * 8 for length in pieces).items())),
+        "in_train": in_train,
+    }

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.data import Row, Source, column, columns, histogram, repetitions, source_name
+from common.data import Row, Source, column, columns, repetitions, source_name, window_facts
 from common.errors import InputError
 from common.metrics import answer_baselines, answer_scores, chosen_answers, null_odds, score_line, show_facts, table
 
@@ -508,13 +508,12 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
     """Print what the run is about to read: questions, contexts, lengths, windows, what is cut or lies outside, overlap.
 
     Returns:
-        Of each split `rows`; `classes`, the questions with and without an answer; `in_train`, questions about contexts
-        of train; `lengths` of the windows, a histogram in word pieces; `windowed`, questions with several.
+        Of each split `data.window_facts`, `in_train` being questions about contexts of train; `classes`, the questions
+        with and without an answer.
     """
     facts = {}
     for split, (duplicates, in_train) in repetitions(datasets, "context").items():
         dataset, windows = datasets[split], features[split]
-        lengths = windows["length"][:]
         is_answered = list(map(bool, column(dataset, "answers")))
         # Windows without an answer point at one position twice, and so does an answer of one piece; [CLS] comes first.
         unanswerable = outside = None
@@ -523,22 +522,17 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
             unanswerable = is_answered.count(False)
             outside = sum(answered and i not in held for i, answered in enumerate(is_answered))
         classes = {"answered": sum(is_answered), "no answer": is_answered.count(False)} if has_answers(dataset) else {}
-        facts[split] = dict(
-            rows=len(dataset),
+        facts[split] = window_facts(dataset, windows, in_train) | dict(
             contexts=len(dataset) - duplicates,
             no_answer=unanswerable,
-            pieces=float(np.mean(lengths)),
-            windows=len(lengths),
-            windowed=sum(count > 1 for count in Counter(column(windows, "row")).values()),
             question_cut=len({row for row, is_cut in columns(windows, "row", "question_cut") if is_cut}),
             outside=outside,
-            in_train=in_train,
             classes=classes,
-            lengths=histogram(lengths),
         )
     meaning = (
-        "pieces: word pieces in a window, mean. windowed: those with several. question cut: too long for a window.\n"
-        "outside: answers that no window holds whole. in train: questions whose context stands in train."
+        "pieces: word pieces in a window, mean; longest: 99 % are not longer. windowed: questions with several.\n"
+        "in train: questions whose context occurs in train. question cut: too long for a window. outside: answers\n"
+        "that no window holds whole."
     )
     return show_facts(facts, meaning, tolerated=0.02)
 

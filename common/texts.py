@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from common.data import Source, column, columns, histogram, repetitions, source_name
+from common.data import Source, column, columns, repetitions, source_name, window_facts
 from common.errors import InputError
 from common.metrics import label_scores, score_line, show_facts, split_of, table
 
@@ -381,23 +381,16 @@ def describe(datasets: Any, features: Any, label_list: Sequence[str] | None) -> 
     """Print what the run is about to read: classes and their shares, lengths, rows cut, rows that repeat.
 
     Returns:
-        Of each split `rows`; `classes`, the rows of each; `in_train`, rows that also stand in train; `lengths`, a
-        histogram in word pieces; `cut`, rows that are; `windowed`, rows read in several windows.
+        Of each split `data.window_facts`, before rows are cut, `in_train` being rows that also occur in train;
+        `classes`, the rows of each; `cut`, rows that are.
     """
     facts = {}
     for split, (duplicates, in_train) in repetitions(datasets, "text", "text_pair").items():
         labels = [label for label in column(datasets[split], "label") if label is not None and label_list is not None]
-        whole, kept = (np.array(features[split][name][:]) for name in ("whole_length", "length"))
-        facts[split] = dict(
-            rows=len(datasets[split]),
-            pieces=float(whole.mean()),
-            longest=int(np.percentile(whole, 99)),
-            cut=int((whole > kept).sum()),
-            windowed=sum(count > 1 for count in Counter(column(features[split], "row")).values()),
+        facts[split] = window_facts(datasets[split], features[split], in_train, "whole_length") | dict(
+            cut=sum(whole > kept for whole, kept in columns(features[split], "whole_length", "length")),
             duplicates=duplicates,
-            in_train=in_train,
             classes=dict(Counter(labels)),
-            lengths=histogram(whole),
         )
         if facts[split]["cut"] > 0.05 * len(datasets[split]):
             log.warning(
@@ -406,8 +399,8 @@ def describe(datasets: Any, features: Any, label_list: Sequence[str] | None) -> 
                 split,
             )
     meaning = (
-        "pieces: word pieces in a row, mean; longest: 99 % are not longer. cut: rows longer than --max_seq_length.\n"
-        "windowed: read in several parts. duplicates, in train: rows that repeat one of the split, or of train."
+        "pieces: word pieces in a row, mean; longest: 99 % are not longer. windowed: read in several windows.\n"
+        "in train, duplicates: rows that repeat one of train, or of the split. cut: longer than --max_seq_length."
     )
     return show_facts(facts, meaning, tolerated=0.02)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from common.data import Row, Source, column, columns, histogram, is_tag, repetitions, source_name
+from common.data import Row, Source, column, columns, is_tag, repetitions, source_name, window_facts
 from common.errors import InputError
 from common.metrics import entities, entity_errors, entity_lookup, entity_scores, show_facts, split_tag, table
 
@@ -136,16 +136,6 @@ def spans_to_tags(text: str, spans: Iterable[tuple[int, int, str]]) -> tuple[lis
         for i in inside:
             tags[i] = f"{'B' if i == inside[0] else 'I'}-{label}"
     return words, tags
-
-
-def entity_spans(tags: Sequence[str], words: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, str]]:
-    """Character spans (start, end, label) of the entities of a tagged sentence.
-
-    >>> list(entity_spans(["O", "B-PER", "I-PER"], [(0, 2), (3, 8), (9, 12)]))
-    [(3, 12, 'PER')]
-    """
-    for entity_type, first, last in entities(tags):
-        yield words[first][0], words[last - 1][1], entity_type
 
 
 # Rows of a file to tagged sentences
@@ -509,7 +499,7 @@ def tokenize_and_align_labels(
 
     Returns:
         One row per window: the tokenizer's own inputs; `word_ids`, at each position the word that is read there, else
-        -1; `labels`, the label id there and at inner parts of the word, else -100; `sentence`, the row number of the
+        -1; `labels`, the label id there and at inner parts of the word, else -100; `row`, that of the
         sentence from whose first word `word_ids` counts; `length`, the number of pieces.
     """
     if context == "document":
@@ -529,7 +519,7 @@ def tokenize_and_align_labels(
         return_overflowing_tokens=True,
     )
     sample_of_window = encoding.pop("overflow_to_sample_mapping")
-    features: dict[str, list] = {key: [] for key in (*encoding.keys(), "word_ids", "sentence", "length")}
+    features: dict[str, list] = {key: [] for key in (*encoding.keys(), "word_ids", "row", "length")}
     if label2id is not None:
         features["labels"] = []
     windows_of: dict[int, list[int]] = {}
@@ -544,7 +534,7 @@ def tokenize_and_align_labels(
             for key in encoding:
                 features[key].append(encoding[key][window])
             features["word_ids"].append(owned)
-            features["sentence"].append(indices[groups[sample].start])
+            features["row"].append(indices[groups[sample].start])
             features["length"].append(len(owned))
             if label2id is not None:
                 tags, pieces = joined["ner_tags"][sample], encoding.tokens(window)
@@ -582,7 +572,7 @@ def resolve_context(args: Any, trained: dict[str, Any], datasets: Any) -> dict[s
         InputError: another word than sentence or document, or no document is marked.
     """
     context = args.context or trained.get("context", "sentence")
-    size = args.document_size or trained.get("document_size")
+    size = trained.get("document_size") if args.document_size is None else args.document_size
     if context not in ("sentence", "document"):
         raise InputError(f"--context {context}: must be sentence or document")
     if size is not None and size < 1:
@@ -630,7 +620,7 @@ def own_words(windows: Sequence[Sequence[int | None]], stride: int) -> list[list
 def tags_of_sentences(
     label_ids: Iterable[Sequence[int]],
     word_ids: Iterable[Sequence[int]],
-    sentence_of_window: Sequence[int],
+    row_of_window: Sequence[int],
     words_per_sentence: Sequence[int],
     label_list: Sequence[str],
 ) -> list[list[str]]:
@@ -639,14 +629,14 @@ def tags_of_sentences(
     >>> tags_of_sentences([[0, 1, 2, 0]], [[-1, 0, 2, -1]], [0], [3, 1], ["O", "B-PER", "I-PER"])
     [['B-PER', 'O', 'I-PER'], ['O']]
     """
-    ids = values_of_words(label_ids, word_ids, sentence_of_window, words_per_sentence, default=None)
+    ids = values_of_words(label_ids, word_ids, row_of_window, words_per_sentence, default=None)
     return [["O" if i is None else label_list[i] for i in of] for of in ids]
 
 
 def values_of_words(
     values: Iterable[Sequence],
     word_ids: Iterable[Sequence[int]],
-    sentence_of_window: Sequence[int],
+    row_of_window: Sequence[int],
     words_per_sentence: Sequence[int],
     default: Any = 1.0,
 ) -> list[list]:
@@ -654,7 +644,7 @@ def values_of_words(
 
     Args:
         values: windows x positions (padding on the right is ignored).
-        word_ids, sentence_of_window: `word_ids` and `sentence` of `tokenize_and_align_labels`.
+        word_ids, row_of_window: `word_ids` and `row` of `tokenize_and_align_labels`.
         words_per_sentence: the number of words of each sentence, in the order of their row numbers.
         default: for a word without a piece.
 
@@ -663,7 +653,7 @@ def values_of_words(
     """
     starts = np.cumsum([0, *words_per_sentence]).tolist()
     of_word = [default] * starts[-1]
-    for of_window, words, sentence in zip(values, word_ids, sentence_of_window, strict=True):
+    for of_window, words, sentence in zip(values, word_ids, row_of_window, strict=True):
         words = np.asarray(words)
         places = np.flatnonzero(words >= 0)
         for word, value in zip(words[places], np.asarray(of_window)[places].tolist(), strict=True):
@@ -698,40 +688,24 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
     repetitions.
 
     Returns:
-        Of each split `rows`; `classes`, the entities of each type; `in_train`, sentences that also stand in train;
-        `lengths` of the windows, a histogram in word pieces; `windowed`, sentences read in several; `lookup_f1`, what
-        looking up the names of train scores (`entity_lookup`).
+        Of each split `data.window_facts`, `in_train` being sentences that also occur in train; `classes`, the entities
+        of each type; `lookup_f1`, what looking up the names of train scores (`entity_lookup`).
     """
     facts = {}
     for split, (_, in_train) in repetitions(datasets, "tokens").items():
-        dataset, pieces, windows = datasets[split], Counter(), Counter()
-        of_window = features[split]["length"][:]
-        owned = [sum(word >= 0 for word in word_ids) for word_ids in column(features[split], "word_ids")]
-        for sentence, length in zip(column(features[split], "sentence"), of_window, strict=True):
-            windows[sentence] += 1
-            pieces[sentence] += length
-        lengths = list(pieces.values()) or [0]
-        types = Counter(e[0] for tags in column(dataset, "ner_tags") if tags for e in entities(tags))
+        dataset, windows = datasets[split], features[split]
         number_of_words = sum(map(len, column(dataset, "tokens")))
+        types = Counter(e[0] for tags in column(dataset, "ner_tags") if tags for e in entities(tags))
         has_lookup = types and split != "train" and "train" in datasets
-        facts[split] = dict(
-            rows=len(dataset),
+        facts[split] = window_facts(dataset, windows, in_train) | dict(
             words=number_of_words,
-            pieces=float(np.mean(lengths)),
-            longest=int(np.percentile(lengths, 99)),
-            context=float(np.average(of_window, weights=owned)) if any(owned) else None,
-            windows=windows.total(),
-            windowed=sum(count > 1 for count in windows.values()),
-            no_piece=number_of_words - sum(owned),
-            in_train=in_train,
+            no_piece=number_of_words - sum(word >= 0 for ids in column(windows, "word_ids") for word in ids),
             classes=dict(types),
-            lengths=histogram(of_window),
             lookup_f1=lookup_f1(datasets["train"], dataset) if has_lookup else None,
         )
     meaning = (
-        "pieces: word pieces in a sentence, or in a document that is read whole, mean; longest: 99 % are not longer.\n"
-        "context: word pieces in the window in which a word is read, mean. windowed: read in several windows.\n"
-        "no piece: words that the tokenizer drops, tagged O. in train: sentences that also occur in train."
+        "pieces: word pieces read together, mean; longest: 99 % are not longer. windowed: read in several windows.\n"
+        "in train: sentences that also occur in train. no piece: words that the tokenizer drops, tagged O."
     )
     return show_facts(facts, meaning, tolerated=0.1)
 

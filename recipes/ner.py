@@ -96,7 +96,7 @@ def preprocess(datasets: DatasetDict, label_list: list[str], tokenizer, **window
 def decode(predictions, features, dataset, label_list: list[str]) -> tuple[list[list[str]], list[list[float]]]:
     """Label ids of windows and their probabilities -> a tag per word and its probability, in the order of `dataset`."""
     ids, probabilities = predictions
-    places = features["word_ids"], features["sentence"], [len(tokens) for tokens in dataset["tokens"]]
+    places = features["word_ids"], features["row"], [len(tokens) for tokens in dataset["tokens"]]
     return words.tags_of_sentences(ids, *places, label_list), words.values_of_words(probabilities, *places)
 
 

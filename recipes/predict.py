@@ -274,7 +274,7 @@ class Tagger(Predictor):
         windows = dict(max_length=self.length, stride=self.stride, **context)
         features = words.tokenize_and_align_labels(batch, range(len(rows)), self.tokenizer, **windows)
         windows = [softmax(logits, axis=-1) for logits in self.logits(features)]
-        places = features["word_ids"], features["sentence"], [len(row["tokens"]) for row in rows]
+        places = features["word_ids"], features["row"], [len(row["tokens"]) for row in rows]
         tags = words.tags_of_sentences([window.argmax(-1) for window in windows], *places, self.label_list)
         sure = words.values_of_words([window.max(-1) for window in windows], *places)
         self.gold += [row if row["ner_tags"] else None for row in rows]

@@ -95,7 +95,7 @@ def test_every_word_is_read_once_at_its_beginning(tokenizer, language, max_lengt
                 piece = tokenizer.convert_ids_to_tokens(ids[position])
                 assert piece == tokenizer.convert_ids_to_tokens(alone[word][0])
     predicted = [[max(label, 0) for label in window] for window in features["labels"]]
-    assert tags_of_sentences(predicted, features["word_ids"], features["sentence"], [len(words)], label_list) == [tags]
+    assert tags_of_sentences(predicted, features["word_ids"], features["row"], [len(words)], label_list) == [tags]
 
 
 @pytest.mark.parametrize("language", ROWS)

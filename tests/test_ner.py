@@ -14,9 +14,8 @@ from datasets import Dataset
 
 from common import training
 from common.errors import InputError
-from common.metrics import entity_scores
+from common.metrics import entities, entity_scores
 from common.runs import checkpoint_fault
-from common.words import entity_spans
 from recipes import ner, predict, text_classification
 from tests.conftest import ROOT, read_sample
 
@@ -136,7 +135,7 @@ print(json.dumps([[(int(e["start"]), int(e["end"]), e["entity_group"]) for e in 
     for row in rows:
         starts = [sum(len(word) + 1 for word in row["tokens"][:i]) for i in range(len(row["tokens"]))]
         words = [(start, start + len(word)) for start, word in zip(starts, row["tokens"], strict=True)]
-        ours.append(list(entity_spans(row["predicted"], words)))
+        ours.append([(words[first][0], words[end - 1][1], name) for name, first, end in entities(row["predicted"])])
     # pipeline() takes the parts of a word with inner punctuation for words, so there it may part what we join.
     plain = [i for i, row in enumerate(rows) if all(word.isalnum() or len(word) == 1 for word in row["tokens"])]
     assert sum(len(ours[i]) for i in plain) > 20

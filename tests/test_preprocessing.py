@@ -60,7 +60,7 @@ def test_a_long_sentence_becomes_windows_in_which_each_word_has_one_place(tokeni
         [-1, -1, -1, 5, -1, -1, -1, -1],
         [-1, -1, -1, 6, 7, -1],
     ]
-    assert features["sentence"] == [0, 0, 0]
+    assert features["row"] == [0, 0, 0]
 
 
 def test_windows_without_a_word_of_their_own_are_left_out(tokenizer):
@@ -72,8 +72,8 @@ def test_words_without_a_piece_get_o_and_lose_nobody_elses_place(tokenizer):
     sentences = [["\x01", "Grace", "\u200b", "met"], ["\x01"]]
     features = features_of(tokenizer, sentences, 32, 4)
     assert features["word_ids"] == [[-1, 1, 3, -1]]
-    assert features["sentence"] == [0]
-    tags = tags_of_sentences([[0, 1, 0, 0]], features["word_ids"], features["sentence"], [4, 1], ["O", "B-PER"])
+    assert features["row"] == [0]
+    tags = tags_of_sentences([[0, 1, 0, 0]], features["word_ids"], features["row"], [4, 1], ["O", "B-PER"])
     assert tags == [["O", "B-PER", "O", "O"], ["O"]]
 
 
@@ -96,7 +96,7 @@ def test_windows_stitched_give_every_word_its_own_label(tokenizer, sentences, ma
     assert all(len(ids) <= max_length for ids in features["input_ids"])
     predictions = [[max(label, 0) for label in row] for row in features["labels"]]
     stitched = tags_of_sentences(
-        predictions, features["word_ids"], features["sentence"], [len(s) for s in sentences], label_list
+        predictions, features["word_ids"], features["row"], [len(s) for s in sentences], label_list
     )
     expected = [
         ["O" if word == "\x01" else tag for word, tag in zip(s, t, strict=True)]

@@ -1,0 +1,114 @@
+"""NER with the context of the document, and learning rates by layer."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+from common import training, words
+from common.errors import InputError
+from recipes import ner, predict
+from tests.conftest import save_tiny_bert
+
+FIRST = {"LOC": ["Travel", "news"], "ORG": ["Football", "news"]}
+
+
+def write_documents(path, count=40, marked=True):
+    """Documents of two sentences; what the second is about is said in the first alone."""
+    blocks = []
+    for i in range(count):
+        entity = ("LOC", "ORG")[i % 2]
+        first = "".join(f"{word} O\n" for word in FIRST[entity])
+        blocks += ["-DOCSTART- O\n"] * marked + [first, f"Milan B-{entity}\ntoday O\n"]
+    path.write_text("\n".join(blocks), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    texts = [*(" ".join(first) for first in FIRST.values()), "Milan today"]
+    return save_tiny_bert(tmp_path_factory.mktemp("bert"), texts, dropout=0.0)
+
+
+def flags(model, file, folder, *more):
+    return [
+        *f"--model_name_or_path {model} --train_file {file} --validation_file {file} --output_dir {folder}".split(),
+        *"--num_train_epochs 60 --learning_rate 2e-3 --per_device_train_batch_size 8 --bf16 false".split(),  # noqa: SIM905
+        *["--eval_strategy", "no", "--save_strategy", "no", "--max_seq_length", "16"],
+        *more,
+    ]
+
+
+def test_every_word_has_one_place_in_windows_over_documents(model):
+    tokenizer = training.load_tokenizer(model, is_split_into_words=True)
+    sentences = [["Travel", "news"], ["Milan", "today"] * 5, ["Milan"], ["Football", "news", "today"]]
+    tags = [["O", "O"], ["B-LOC", "O"] * 5, ["B-LOC"], ["O", "B-ORG", "O"]]
+    label_list = ["O", "B-LOC", "B-ORG"]
+    features = words.tokenize_and_align_labels(
+        {"tokens": sentences, "ner_tags": tags, "document": ["a", "a", "a", "b"]},
+        *(range(4), tokenizer, 10, 4, {label: i for i, label in enumerate(label_list)}, "document"),
+    )
+    assert set(features["row"]) == {0, 3} and max(features["length"]) == 10  # the first three are read as one text
+    lengths = list(map(len, sentences))
+    places = features["word_ids"], features["row"], lengths
+    assert sum(word >= 0 for ids in features["word_ids"] for word in ids) == sum(lengths)
+    assert words.tags_of_sentences(features["labels"], *places, label_list) == tags
+
+
+def test_context_tells_what_a_sentence_alone_does_not(model, tmp_path):
+    file = write_documents(tmp_path / "train.conll")
+    alone = ner.main(flags(model, file, tmp_path / "sentence"))
+    together = ner.main(flags(model, file, tmp_path / "document", "--context", "document"))
+    assert alone["eval_f1"] <= 0.5 and together["eval_f1"] == 1.0
+
+    # The model keeps it: evaluated and asked as it was trained.
+    again = ["--do_train", "false", "--validation_file", file, "--output_dir", str(tmp_path / "again")]
+    results = ner.main(["--model_name_or_path", str(tmp_path / "document"), *again, "--bf16", "false"])
+    assert results["eval_f1"] == 1.0
+    answers = predict.main(["--model", str(tmp_path / "document"), "--file", file, "--json"])
+    rows = [json.loads(line) for line in (tmp_path / "document" / "predictions.jsonl").read_text().splitlines()]
+    assert [answer["tags"] for answer in answers] == [row["predicted"] for row in rows]
+
+
+def test_documents_that_no_file_marks_have_a_size(model, tmp_path):
+    file = write_documents(tmp_path / "train.conll", marked=False)
+    with pytest.raises(InputError, match="--document_size"):
+        ner.main(flags(model, file, tmp_path / "a", "--context", "document"))
+    for wrong in (["--context", "paragraph"], ["--context", "document", "--document_size", "0"]):
+        with pytest.raises(InputError, match="must be"):
+            ner.main(flags(model, file, tmp_path / "a", *wrong))
+    results = ner.main(flags(model, file, tmp_path / "b", "--context", "document", "--document_size", "2"))
+    assert results["eval_f1"] == 1.0
+
+
+def test_rates_fall_from_the_head_to_the_embeddings(model):
+    network = AutoModelForTokenClassification.from_pretrained(model)
+    rates = training.rates(network, 1e-4, 0.5, 1e-3)
+    expected = {"classifier": 1e-3, "encoder.layer.1": 1e-4, "encoder.layer.0": 5e-5, "embeddings": 2.5e-5}
+    for name, rate in rates.items():
+        assert rate == pytest.approx(next(value for part, value in expected.items() if part in name)), name
+
+
+def test_the_optimizer_follows_them_and_keeps_weight_decay(model, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    network = AutoModelForTokenClassification.from_pretrained(model)
+    arguments = ner.parse_arguments(ner.Arguments, ner.DEFAULTS, flags(model, "x", tmp_path / "run"), ner.__file__)
+    args, training_args = arguments
+    args.layer_decay, args.head_learning_rate = 0.5, 1e-3
+    training_args.learning_rate = 1e-4
+    trainer = training.RecipeTrainer(model=network, args=training_args, processing_class=tokenizer, flags=args)
+    optimizer = trainer.create_optimizer()
+    groups = [
+        (group["lr"], group["weight_decay"], parameter)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    ]
+    assert len(groups) == len(list(network.parameters()))
+    rates = training.rates(network, 1e-4, 0.5, 1e-3)
+    by_id = {id(parameter): name for name, parameter in network.named_parameters()}
+    for rate, decay, parameter in groups:
+        name = by_id[id(parameter)]
+        assert rate == rates[name]
+        assert decay == (0.0 if "bias" in name or "LayerNorm" in name else 0.01)
+    assert not any(torch.isnan(parameter).any() for _, _, parameter in groups)
