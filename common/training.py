@@ -525,6 +525,11 @@ def token_predictions(logits: torch.Tensor, labels: torch.Tensor | None) -> tupl
     return ids, probabilities
 
 
+def token_log_probabilities(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    """Likewise those of all labels, (rows, tokens, labels), for a decoder that weighs them against each other."""
+    return logits.float().log_softmax(dim=-1)
+
+
 # The model
 
 

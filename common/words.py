@@ -661,6 +661,44 @@ def values_of_words(
     return [of_word[start:end] for start, end in pairwise(starts)]
 
 
+def legal_tags(
+    log_probabilities: Iterable[Sequence],
+    word_ids: Iterable[Sequence[int]],
+    row_of_window: Sequence[int],
+    words_per_sentence: Sequence[int],
+    label_list: Sequence[str],
+) -> tuple[list[list[str]], list[list[float]]]:
+    """The likeliest tags of each sentence in which every I- continues an entity of its type (Viterbi 1967), and the
+    probability of each tag.
+
+    Args:
+        log_probabilities: of the labels, windows x positions x labels; the rest as in `values_of_words`.
+
+    >>> windows = np.log([[[0.6, 0.3, 0.1], [0.1, 0.2, 0.7]]])
+    >>> legal_tags(windows, [[0, 1]], [0], [2], ["O", "B-PER", "I-PER"])
+    ([['B-PER', 'I-PER']], [[0.3, 0.7]])
+    """
+    outside = [0.0 if label == "O" else -1e9 for label in label_list]
+    is_begin = np.array([not label.startswith("I-") for label in label_list])
+    types = np.array([split_tag(label)[1] for label in label_list])
+    penalty = np.where(is_begin | ((types[:, None] == types) & (types != "")), 0.0, -1e9)  # from a label to the next
+    tags, probabilities = [], []
+    for scores in values_of_words(log_probabilities, word_ids, row_of_window, words_per_sentence, outside):
+        scores = np.array(scores)
+        best, came_from = scores[0] + np.where(is_begin, 0.0, -1e9), []
+        for score in scores[1:]:
+            through = best[:, None] + penalty
+            came_from.append(through.argmax(axis=0))
+            best = through.max(axis=0) + score
+        path = [int(best.argmax())]
+        for previous in reversed(came_from):
+            path.append(int(previous[path[-1]]))
+        path.reverse()
+        tags.append([label_list[i] for i in path])
+        probabilities.append(np.exp(scores[np.arange(len(path)), path]).round(6).tolist())
+    return tags, probabilities
+
+
 # What is printed
 
 

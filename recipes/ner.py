@@ -38,6 +38,9 @@ class Arguments(RecipeArguments):
     tokens_column: str | None = flag(None, "Column of words. Unset: tokens or words.")
     tags_column: str | None = flag(None, "Column of tags. Unset: ner_tags, tags, labels or ner.")
     label_list: list[str] | None = flag(None, "Names of integer tags, in order. Unset: the file says them.")
+    viterbi: bool | None = flag(
+        None, "Predict the likeliest tags among legal ones. Unset: as trained, else each alone."
+    )
     context: str | None = flag(None, "sentence, or document to read neighbours too. Unset: as trained, else sentence.")
     document_size: int | None = flag(None, "Sentences in a document where the file marks none. Unset: none is taken.")
     doc_stride: int | None = flag(None, "Word pieces that windows share. Unset: a quarter of a window, in qa a third.")
@@ -94,9 +97,11 @@ def preprocess(datasets: DatasetDict, label_list: list[str], tokenizer, **window
 
 
 def decode(predictions, features, dataset, label_list: list[str]) -> tuple[list[list[str]], list[list[float]]]:
-    """Label ids of windows and their probabilities -> a tag per word and its probability, in the order of `dataset`."""
-    ids, probabilities = predictions
+    """Predictions of windows -> a tag per word and its probability, in the order of `dataset`."""
     places = features["word_ids"], features["row"], [len(tokens) for tokens in dataset["tokens"]]
+    if not isinstance(predictions, tuple):  # of all labels, with --viterbi
+        return words.legal_tags(predictions, *places, label_list)
+    ids, probabilities = predictions
     return words.tags_of_sentences(ids, *places, label_list), words.values_of_words(probabilities, *places)
 
 
@@ -133,8 +138,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # 5. Features. What recipes/predict.py needs beside the weights stands in the config.
     max_length, stride = training.resolve_lengths(tokenizer, model.config, args.max_seq_length, args.doc_stride)
-    context = words.resolve_context(args, training.recipe_settings(model.config), datasets)
-    settings = dict(max_seq_length=max_length, doc_stride=stride, **context)
+    as_trained = training.recipe_settings(model.config)
+    context = words.resolve_context(args, as_trained, datasets)
+    viterbi = as_trained.get("viterbi", False) if args.viterbi is None else args.viterbi
+    settings = dict(max_seq_length=max_length, doc_stride=stride, viterbi=viterbi, **context)
     model.config.recipe = dict(module=Path(__file__).stem, task="token-classification", **settings)
     features = preprocess(datasets, label_list, tokenizer, max_length=max_length, stride=stride, **context)
     facts = words.describe(datasets, features)
@@ -152,7 +159,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         # Of training and of validation; yours may be a mean of (outputs, labels), or as those in common/training.py.
         compute_loss_func=training.cross_entropy_loss(label_smoothing=training_args.label_smoothing_factor),
         compute_metrics=build_compute_metrics(datasets.get("validation"), features.get("validation"), label_list),
-        preprocess_logits_for_metrics=training.token_predictions,
+        preprocess_logits_for_metrics=training.token_log_probabilities if viterbi else training.token_predictions,
         callbacks=run.callbacks,
         flags=args,
     )

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import transformers
-from scipy.special import softmax
+from scipy.special import log_softmax
 from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
@@ -273,10 +273,13 @@ class Tagger(Predictor):
         context = {name: self.trained[name] for name in ("context", "document_size") if name in self.trained}
         windows = dict(max_length=self.length, stride=self.stride, **context)
         features = words.tokenize_and_align_labels(batch, range(len(rows)), self.tokenizer, **windows)
-        windows = [softmax(logits, axis=-1) for logits in self.logits(features)]
+        windows = [log_softmax(logits, axis=-1) for logits in self.logits(features)]
         places = features["word_ids"], features["row"], [len(row["tokens"]) for row in rows]
-        tags = words.tags_of_sentences([window.argmax(-1) for window in windows], *places, self.label_list)
-        sure = words.values_of_words([window.max(-1) for window in windows], *places)
+        if self.trained.get("viterbi"):
+            tags, sure = words.legal_tags(windows, *places, self.label_list)
+        else:
+            tags = words.tags_of_sentences([window.argmax(-1) for window in windows], *places, self.label_list)
+            sure = words.values_of_words([np.exp(window.max(-1)) for window in windows], *places)
         self.gold += [row if row["ner_tags"] else None for row in rows]
         self.found += tags
         answers = []

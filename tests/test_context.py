@@ -71,6 +71,19 @@ def test_context_tells_what_a_sentence_alone_does_not(model, tmp_path):
     assert [answer["tags"] for answer in answers] == [row["predicted"] for row in rows]
 
 
+def test_viterbi_gives_legal_tags_and_predict_gives_the_same(ner_flags, small_files, tmp_path):
+    more = ["--learning_rate", "5e-3", "--num_train_epochs", "8", "--eval_strategy", "no", "--save_strategy", "no"]
+    ner.main([*ner_flags, *more, "--viterbi", "true"])
+    rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
+    for row in rows:
+        for before, tag in zip(["O", *row["predicted"]], row["predicted"], strict=False):
+            assert not tag.startswith("I-") or before[2:] == tag[2:]
+    assert any(tag != "O" for row in rows for tag in row["predicted"])
+    answers = predict.main(["--model", str(tmp_path / "run"), "--file", small_files["test"], "--json"])
+    assert [answer["tags"] for answer in answers] == [row["predicted"] for row in rows]
+    assert answers[0]["probabilities"] == pytest.approx(rows[0]["probabilities"], abs=2e-4)
+
+
 def test_documents_that_no_file_marks_have_a_size(model, tmp_path):
     file = write_documents(tmp_path / "train.conll", marked=False)
     with pytest.raises(InputError, match="--document_size"):
