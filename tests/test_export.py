@@ -1,16 +1,25 @@
 """Exporting a run: the same logits and answers in ONNX Runtime, and int8 only where it costs little."""
 
+import contextlib
 import importlib.util
 import json
+import os
+import re
 import shutil
+import socket
+import subprocess
+import sys
+import time
 from argparse import Namespace
 from itertools import islice
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 
 from common.errors import InputError
-from recipes import ner, nli, predict, qa
+from recipes import ner, nli, predict, qa, text_classification
 from recipes.tools import export
 from tests.conftest import ROOT, read_sample
 from tests.encoders import save_encoder
@@ -98,6 +107,38 @@ def test_logits_and_answers_are_those_of_the_run(exported):
         assert a[key] == pytest.approx(b[key], abs=2e-4)
     assert export.rows_of(original) == export.rows_of(other)
     assert "PyTorch" in report and (run / "onnx" / "README.md").read_text() == report
+
+
+@pytest.mark.slow
+@needs_packages
+def test_the_readme_serves_an_export_without_torch(quick, tiny_bert, tmp_path):
+    data = SAMPLES / "text_classification" / "train.csv"
+    flags = f"--model_name_or_path {tiny_bert} --train_file {data} --output_dir {tmp_path / 'run'} --max_seq_length 48"
+    flags += f" --validation_file {data} --max_train_samples 40 --max_eval_samples 40 --max_steps 5 --bf16 false"
+    text_classification.main(f"{flags} --save_strategy no --eval_strategy no".split())
+    export.main(["--model", str(tmp_path / "run"), "--max_rows", "5", "--tolerance", "100"])
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(import json\nfrom http.*?)```", readme, re.S)[1]
+    code = code.replace("runs/text_classification/onnx", str(tmp_path / "run" / "onnx")).replace("8000", str(port))
+    (tmp_path / "without").mkdir()
+    for name in ("torch", "transformers"):
+        (tmp_path / "without" / f"{name}.py").write_text("raise ImportError")
+    text = "Kept for years, " * 10
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "without")}
+    server = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with contextlib.suppress(URLError):
+                reply = json.load(urlopen(f"http://localhost:{port}", data=text.encode()))
+                break
+            time.sleep(0.2)
+    finally:
+        server.terminate()
+    (answer,) = predict.main(["--model", str(tmp_path / "run"), "--text", text, "--top_k", "2", "--json"])
+    assert reply == pytest.approx(answer["probabilities"], abs=2e-4)
 
 
 @pytest.mark.slow
