@@ -583,9 +583,9 @@ def report_notes(name: str, dataset: "Dataset") -> None:
     for place, note in columns(dataset, "place", "note"):
         if note:
             places.setdefault(note, []).append(place)
-    for note, found in places.items():
-        first = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
-        log.warning("%s: %s (%d rows: %s)", name, note, len(found), first)
+    for note, noted in places.items():
+        first = ", ".join(noted[:5]) + (", ..." if len(noted) > 5 else "")
+        log.warning("%s: %s (%d rows: %s)", name, note, len(noted), first)
 
 
 def column(dataset: "Dataset", name: str) -> Iterator[Any]:

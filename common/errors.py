@@ -178,17 +178,17 @@ def hub_answers(timeout: float = PROBE_SECONDS) -> bool:
 
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return False
-    found = []
+    responses = []
 
     def probe() -> None:
         with suppress(Exception):  # whatever the HTTP library of this version raises: no route, a refused proxy
-            found.append(get_session().head(huggingface_hub.constants.ENDPOINT, timeout=timeout))
+            responses.append(get_session().head(huggingface_hub.constants.ENDPOINT, timeout=timeout))
 
     # The library's timeout is for each of several phases, and looking up a name has none.
     thread = threading.Thread(target=probe, daemon=True)
     thread.start()
     thread.join(timeout)
-    return bool(found)
+    return bool(responses)
 
 
 def go_offline_without_hub(*names: str | None) -> None:

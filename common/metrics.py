@@ -40,14 +40,14 @@ def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     >>> entities(["B-PER", "I-PER", "O", "I-LOC"])
     [('PER', 0, 2), ('LOC', 3, 4)]
     """
-    found: list[tuple[str, int, int]] = []
+    spans: list[tuple[str, int, int]] = []
     for i, tag in enumerate(tags):
         prefix, entity_type = split_tag(tag)
-        if prefix == "I" and found and found[-1][0] == entity_type and found[-1][2] == i:
-            found[-1] = (entity_type, found[-1][1], i + 1)
+        if prefix == "I" and spans and spans[-1][0] == entity_type and spans[-1][2] == i:
+            spans[-1] = (entity_type, spans[-1][1], i + 1)
         elif prefix != "O":
-            found.append((entity_type, i, i + 1))
-    return found
+            spans.append((entity_type, i, i + 1))
+    return spans
 
 
 @functools.cache
@@ -188,9 +188,9 @@ def entity_lookup(train_tokens: Iterable, train_tags: Iterable, tokens: Iterable
         tags, i = ["O"] * len(words), 0
         while i < len(words):
             for length in range(min(longest, len(words) - i), 0, -1):
-                found = types.get(tuple(words[i : i + length]), ())
-                if len(found) == 1:
-                    (entity_type,) = found
+                known = types.get(tuple(words[i : i + length]), ())
+                if len(known) == 1:
+                    (entity_type,) = known
                     tags[i : i + length] = [f"B-{entity_type}", *[f"I-{entity_type}"] * (length - 1)]
                     i += length
                     break
@@ -400,7 +400,7 @@ def best_threshold(scores: Sequence[float], null_odds: Sequence[float], has_answ
 
 
 def question_scores(
-    found: Sequence[dict], references: Sequence[Sequence[str]], version_2: bool, threshold: float | None = None
+    spans: Sequence[dict], references: Sequence[Sequence[str]], version_2: bool, threshold: float | None = None
 ) -> dict[str, float]:
     """Scores of `common.questions.choose_answers` against the gold answers of each question.
 
@@ -408,36 +408,36 @@ def question_scores(
     the one that is best on these very questions, `best_threshold`. With a `threshold` that was tuned elsewhere,
     `tuned_exact` and `tuned_f1` are at that one instead of `best_...`.
     """
-    scores = score("answers", references, chosen_answers(found, 0.0 if version_2 else None), version_2=version_2)
+    scores = score("answers", references, chosen_answers(spans, 0.0 if version_2 else None), version_2=version_2)
     if version_2 and threshold is not None:
-        tuned = score("answers", references, chosen_answers(found, threshold), version_2=True)
+        tuned = score("answers", references, chosen_answers(spans, threshold), version_2=True)
         scores |= {"tuned_exact": tuned["exact_match"], "tuned_f1": tuned["f1"]}
     elif version_2:
         has_answer = [bool(golds) for golds in references]
         given = [
             answer_scores(text, golds, True) if golds else (float(not text),) * 2
-            for text, golds in zip(chosen_answers(found, None), references, strict=True)
+            for text, golds in zip(chosen_answers(spans, None), references, strict=True)
         ]
-        odds = [null_odds(row) for row in found]
+        odds = [null_odds(row) for row in spans]
         scores["best_exact"], _ = best_threshold([exact for exact, _ in given], odds, has_answer)
         scores["best_f1"], scores["best_threshold"] = best_threshold([f1 for _, f1 in given], odds, has_answer)
     return scores
 
 
-def null_odds(found: dict) -> float:
+def null_odds(question: dict) -> float:
     """Score of no answer minus that of the best answer; for a context without pieces a large number.
 
     >>> null_odds({"n_best": [{"score": 3.0}], "null_score": 1.0})
     -2.0
     """
-    return found["null_score"] - found["n_best"][0]["score"] if found["n_best"] else 1e9
+    return question["null_score"] - question["n_best"][0]["score"] if question["n_best"] else 1e9
 
 
-def chosen_answers(found: Sequence[dict], threshold: float | None) -> list[str]:
+def chosen_answers(spans: Sequence[dict], threshold: float | None) -> list[str]:
     """The best text of each question, "" where its null odds exceed the threshold; None always gives one."""
     return [
         row["n_best"][0]["text"] if row["n_best"] and (threshold is None or null_odds(row) <= threshold) else ""
-        for row in found
+        for row in spans
     ]
 
 

@@ -110,7 +110,7 @@ def read_answers(where: str, row: dict[str, Any]) -> list[tuple[str, int]] | Non
         if not isinstance(texts, list) or not isinstance(starts or [], list) or len(starts or texts) != len(texts):
             raise InputError(f'{where}: "answers" needs lists "text" and "answer_start" of one length')
         answers = [{"text": t, "answer_start": s} for t, s in zip(texts, starts or [None] * len(texts), strict=True)]
-    found = []
+    placed = []
     if isinstance(answers, str):
         answers = [answers]
     for answer in answers if isinstance(answers, list) else [None]:
@@ -128,8 +128,8 @@ def read_answers(where: str, row: dict[str, Any]) -> list[tuple[str, int]] | Non
             raise InputError(
                 f'{where}: an answer without text; an unanswerable question has an empty list of "answers"'
             )
-        found.append((text.strip(), start + len(text) - len(text.lstrip()) if start >= 0 else -1))
-    return found
+        placed.append((text.strip(), start + len(text) - len(text.lstrip()) if start >= 0 else -1))
+    return placed
 
 
 def is_true(where: str, value: Any) -> bool:
@@ -247,7 +247,7 @@ def resolve_answer_limits(trained: dict[str, Any], **flags: int | None) -> dict[
     return limits
 
 
-def answer_files(dataset: "Dataset", found: list[dict], version_2: bool) -> dict[str, tuple[list, Callable]]:
+def answer_files(dataset: "Dataset", spans: list[dict], version_2: bool) -> dict[str, tuple[list, Callable]]:
     """What a run writes, for `common.runs.write_predictions`: file name -> (rows, how a row becomes text).
 
     `predictions.json` (id -> answer, "" for none) and `null_odds.json` (id -> score of no answer minus score of the
@@ -255,11 +255,11 @@ def answer_files(dataset: "Dataset", found: list[dict], version_2: bool) -> dict
     `eval_f1` speaks, in every split; another threshold is applied to the odds.
 
     Args:
-        found: of `choose_answers`, in the order of `dataset`.
+        spans: of `choose_answers`, in the order of `dataset`.
     """
     ids = dataset["id"][:]
-    answers = chosen_answers(found, 0.0 if version_2 else None)
-    n_best = [with_probabilities(row, version_2) for row in found]
+    answers = chosen_answers(spans, 0.0 if version_2 else None)
+    n_best = [with_probabilities(row, version_2) for row in spans]
     rows = []
     for row, answer, candidates in zip(dataset, answers, n_best, strict=True):
         of = next((c for c in candidates if c["text"] == answer), {"start": None, "end": None, "probability": 0.0})
@@ -275,12 +275,12 @@ def answer_files(dataset: "Dataset", found: list[dict], version_2: bool) -> dict
         ),
     }
     if version_2:
-        odds = {question: null_odds(row) for question, row in zip(ids, found, strict=True)}
+        odds = {question: null_odds(row) for question, row in zip(ids, spans, strict=True)}
         files["null_odds.json"] = ([odds], partial(json.dumps, indent=1))
     return files
 
 
-def with_probabilities(found: dict, version_2: bool) -> list[dict[str, Any]]:
+def with_probabilities(question: dict, version_2: bool) -> list[dict[str, Any]]:
     """The candidates of a question, best first, with their probability among themselves; in 2.0 "" is one of them.
 
     >>> with_probabilities({"n_best": [{"text": "Lyon", "start": 3, "end": 7, "score": 2.0}], "null_score": 2.0}, True)
@@ -288,9 +288,9 @@ def with_probabilities(found: dict, version_2: bool) -> list[dict[str, Any]]:
     [{'text': 'Lyon', 'start': 3, 'end': 7, 'score': 2.0, 'probability': 0.5},
      {'text': '', 'start': None, 'end': None, 'score': 2.0, 'probability': 0.5}]
     """
-    candidates = found["n_best"]
+    candidates = question["n_best"]
     if version_2:
-        candidates = [*candidates, {"text": "", "start": None, "end": None, "score": found["null_score"]}]
+        candidates = [*candidates, {"text": "", "start": None, "end": None, "score": question["null_score"]}]
         candidates.sort(key=lambda candidate: -candidate["score"])
     if not candidates:
         return []
@@ -414,9 +414,9 @@ def answer_positions(windows: Sequence[Any], span: tuple[int, int] | None) -> li
     def positions(characters: range) -> list[int | None]:
         # A character may have no piece (white space, control characters); the next one inward then stands for it.
         for character in characters:
-            found = [window.char_to_token(character, 1) for window in windows]
-            if any(position is not None for position in found):
-                return found
+            tokens = [window.char_to_token(character, 1) for window in windows]
+            if any(position is not None for position in tokens):
+                return tokens
         return [None] * len(windows)
 
     firsts, lasts = positions(range(*span)), positions(range(span[1] - 1, span[0] - 1, -1))
@@ -483,13 +483,13 @@ def choose_answers(
     longest = int(end.max(initial=0)) + 1
     _, once = np.unique((question * longest + start) * longest + end, return_index=True)
     once.sort()
-    found: list[dict[str, Any]] = [{"n_best": [], "null_score": float(null)} for null in null_scores]
+    questions: list[dict[str, Any]] = [{"n_best": [], "null_score": float(null)} for null in null_scores]
     columns = (column[once].tolist() for column in (question, start, end, score))
     for q, a, b, value in zip(*columns, strict=True):
-        n_best = found[q]["n_best"]
+        n_best = questions[q]["n_best"]
         if len(n_best) < n_best_size:
             n_best.append({"text": contexts[q][a:b], "start": a, "end": b, "score": value})
-    return found
+    return questions
 
 
 def padded(rows: Sequence[Sequence[float]]) -> np.ndarray:
@@ -537,7 +537,7 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
     return show_facts(facts, meaning, tolerated=0.02)
 
 
-def show_answers(split: str, dataset: Any, found: list[dict], scores: dict[str, float], version_2: bool) -> None:
+def show_answers(split: str, dataset: Any, spans: list[dict], scores: dict[str, float], version_2: bool) -> None:
     """Scores, overall and by the question's first word, and what two trivial ways of answering would score.
 
     Args:
@@ -548,7 +548,7 @@ def show_answers(split: str, dataset: Any, found: list[dict], scores: dict[str, 
         return
     words = [(question.split() or [""])[0].lower() for question in column(dataset, "question")]
     kinds = ["all", *(word for word, _ in Counter(words).most_common(8))]
-    answers = chosen_answers(found, 0.0 if version_2 else None)
+    answers = chosen_answers(spans, 0.0 if version_2 else None)
     each = [answer_scores(text, gold, version_2) for text, gold in zip(answers, golds, strict=True)]
     rows = []
     for kind in kinds:

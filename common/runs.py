@@ -368,8 +368,8 @@ def clear(folder: Path, keep: str | None = None) -> None:
 
 def own_checkpoints(folder: Path) -> list[Path]:
     """The folders that the Trainer wrote, and not whatever else is called checkpoint-something."""
-    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return [path for path in found if path.is_dir() and not path.is_symlink()]
+    folders = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return [path for path in folders if path.is_dir() and not path.is_symlink()]
 
 
 def lock_folder(folder: Path) -> Any:

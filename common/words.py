@@ -381,9 +381,9 @@ def entity_types(datasets: Any) -> set[str]:
         InputError: training or validation sentences without tags, some tagged and some not, a training split without
             any entity, or a type that training has not seen.
     """
-    found: dict[str, dict[str, str]] = {}
+    types_of: dict[str, dict[str, str]] = {}
     for split, dataset in datasets.items():
-        found[split] = {}
+        types_of[split] = {}
         untagged = tagged = None
         for place, tags in columns(dataset, "place", "ner_tags"):
             if tags is None:
@@ -392,31 +392,31 @@ def entity_types(datasets: Any) -> set[str]:
             tagged = place
             for tag in tags:
                 if tag != "O":
-                    found[split].setdefault(split_tag(tag)[1], place)
+                    types_of[split].setdefault(split_tag(tag)[1], place)
         if untagged and (tagged or split != "test"):
             name, known = source_name(dataset, split), " or ".join(TAG_COLUMNS)
             raise InputError(
                 f"{name}, {untagged}: no tags; add a column {known}, name it with --tags_column, or give entities "
                 "beside the text"
             )
-    if "train" not in found:
-        return {entity_type for types in found.values() for entity_type in types}
-    for pair in pairwise(sorted(found["train"], key=str.casefold)):
+    if "train" not in types_of:
+        return {entity_type for types in types_of.values() for entity_type in types}
+    for pair in pairwise(sorted(types_of["train"], key=str.casefold)):
         if pair[0].casefold() == pair[1].casefold():
             log.warning("Warning: %s and %s are two types, which differ in upper and lower case alone.", *pair)
-    if not found["train"]:
+    if not types_of["train"]:
         name = source_name(datasets["train"], "train")
         raise InputError(f"{name}: every tag is O, so there is nothing to learn; check the column of tags")
-    for split, types in found.items():
+    for split, types in types_of.items():
         for entity_type, place in types.items():
-            if entity_type not in found["train"]:
-                known = ", ".join(sorted(found["train"]))
+            if entity_type not in types_of["train"]:
+                known = ", ".join(sorted(types_of["train"]))
                 name = source_name(datasets[split], split)
                 raise InputError(
                     f'{name}, {place}: entity type "{entity_type}" does not occur in train ({known}); '
                     "add examples of it there, or rename it"
                 )
-    return set(found["train"])
+    return set(types_of["train"])
 
 
 def sentence_groups(dataset: Any) -> dict[str, list]:
