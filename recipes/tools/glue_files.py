@@ -4,6 +4,7 @@ Source of both: gluebenchmark.com (tasks, and the FAQ on how a submission looks)
 """
 
 import csv
+import io
 import json
 import logging
 import zipfile
@@ -142,8 +143,8 @@ def submitted(row: dict, folder: Path, labels: tuple[str, ...] | None) -> str:
     return answer
 
 
-def plot(entries: list[dict], path: Path) -> None:
-    """Every run as a dot, the mean with its interval, and the published dev figure."""
+def plot(entries: list[dict]) -> str:
+    """Every run as a dot, the mean with its interval, and the published dev figure, as SVG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 1.2 + 0.42 * len(entries)), layout="constrained")
@@ -163,4 +164,6 @@ def plot(entries: list[dict], path: Path) -> None:
     axes.set_xlabel("dev score, percent")
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper center", ncols=4, frameon=False)
-    figure.savefig(path, metadata={"Date": None})
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    return drawn.getvalue()
