@@ -116,7 +116,7 @@ torture: setup $(TESTS_READY) ## kill runs at random moments and resume them: 20
 bench: setup checkpoint $(TESTS_READY) ## what the defaults are worth, about 15 minutes; FULL=1 whole runs, GPU=1 BERT-base on a GPU
 	$(PY) -m tests.bench $(if $(filter 1,$(FULL)),--full) $(if $(filter 1,$(GPU)),--gpu) $(ARGS)
 
-doctor: setup ## what this machine offers and what the recipes would do on it; paste it into a bug report
+doctor: setup ## what this machine offers; paste it into a bug report
 	@$(PY) -m recipes.tools.doctor
 
 lint: setup $(TESTS_READY) ## ruff

@@ -29,7 +29,7 @@ from common.metrics import table
 from recipes.tools import runner
 from recipes.tools.baselines import chance_of_difference, incomparable, load_baselines, published
 from recipes.tools.compare import read_run, row_scores, rows_with_gold
-from recipes.tools.glue_files import OFFICIAL, SUBMISSION, convert_official, is_official, plot, write_submission
+from recipes.tools.glue_files import OFFICIAL, SUBMISSION, convert_official, is_official, write_submission
 from recipes.tools.report import trivial
 from recipes.tools.statistics import RowScore, bootstrap_interval
 
@@ -72,10 +72,8 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[st
     unknown = [task for task in args.tasks if task not in known]
     if unknown:
         raise InputError(f"--tasks {unknown[0]}: must be of {', '.join(known)}{' with --from_mnli' * (known != TASKS)}")
-    given = [word.split("=")[0].replace("-", "_").replace("__", "--", 1) for word in passed_on]  # --seed=7 as well
-    owned = [flag for flag in given if flag in ("--seed", "--task_name", "--learning_rate")]
-    if owned:
-        raise InputError(f"{owned[0]}: is set for each run; use --seeds, --tasks or --learning_rates")
+    owned = {"--seed": "--seeds", "--task_name": "--tasks", "--learning_rate": "--learning_rates"}
+    runner.refuse_owned(passed_on, owned)
     missing = [task for task in TASKS if task not in args.tasks]
     if args.submission and missing:
         raise InputError(f"--submission: needs every task, and --tasks lacks {', '.join(missing)}")
@@ -122,15 +120,8 @@ def command(args: argparse.Namespace, passed_on: list[str], run: Run) -> list[st
         for split, path in validation_files(args, task).items():
             flags += [f"--{split}_file", str(path)]
     flags += ["--learning_rate", rate] if rate else []
-    return [
-        sys.executable,
-        "-m",
-        f"recipes.{TASKS[task][0]}",
-        *flags,
-        "--output_dir",
-        str(folder_of(args, run)),
-        *passed_on,
-    ]
+    flags += ["--output_dir", str(folder_of(args, run)), *passed_on]
+    return [sys.executable, "-m", f"recipes.{TASKS[task][0]}", *flags]
 
 
 def folder_of(args: argparse.Namespace, run: Run) -> Path:
@@ -167,9 +158,8 @@ def estimate(args: argparse.Namespace, passed_on: list[str]) -> str:
     for a third of a trained one: the forward pass without the backward pass."""
     rows, runs = [], len(args.seeds) * len(args.learning_rates)
     limits = argparse.ArgumentParser(allow_abbrev=False)
-    for name in ("max_train_samples", "max_eval_samples", "max_steps"):
-        limits.add_argument(f"--{name}", type=int, default=-1)
-    limits.add_argument("--eval_strategy", default="epoch")
+    limits.add_argument("--max_eval_samples", type=int, default=sys.maxsize)
+    limits.add_argument("--max_steps", type=int, default=-1)
     given = limits.parse_known_args(passed_on)[0]
     for task in args.tasks:
         with tempfile.TemporaryDirectory() as folder:
@@ -180,35 +170,25 @@ def estimate(args: argparse.Namespace, passed_on: list[str]) -> str:
             if probe.error:
                 raise InputError(f"{task}: {probe.error}")
             record = json.loads(Path(folder, "probe", "run.json").read_text(encoding="utf-8"))
-        train, validation = count_rows(args, task)
-        train = min(train, given.max_train_samples) if given.max_train_samples > 0 else train
-        validation = min(validation, given.max_eval_samples) if given.max_eval_samples > 0 else validation
+        validation = min(validation_rows(args, task), given.max_eval_samples)
         batch, epochs = record["total_batch_size"], float(record["identity"]["num_train_epochs"])
-        steps = given.max_steps if given.max_steps > 0 else math.ceil(math.ceil(train / batch) * epochs)
-        evaluations = 1 + (math.ceil(epochs) if given.eval_strategy == "epoch" else 0)
+        steps = given.max_steps
+        if steps <= 0:
+            steps = math.ceil(math.ceil(record["data"]["splits"]["train"]["rows"] / batch) * epochs)
         step = record["seconds"]["training"] / PROBE_STEPS
-        seconds = record["seconds"]["set-up"] + step * (steps + evaluations * validation / batch / 3)
-        rows.append([task, runs, steps, seconds / 60, runs * seconds / 3600])
+        # Evaluated after each epoch and once more at the end.
+        seconds = record["seconds"]["set-up"] + step * (steps + (1 + math.ceil(epochs)) * validation / batch / 3)
+        rows.append([task, runs, steps, f"{seconds / 60:.1f}", runs * seconds / 3600])
         print(f"{task}: {seconds / 60:.1f} min a run", flush=True)
-    shown = [[task, n, steps, f"{minutes:.1f}", f"{hours:.2f}"] for task, n, steps, minutes, hours in rows]
-    shown.append(
-        ["all", sum(r[1] for r in rows), sum(r[1] * r[2] for r in rows), "-", f"{sum(r[4] for r in rows):.2f}"]
-    )
-    how = (
-        f"One run after another on {record['device']} in {record['precision']}, from {PROBE_STEPS} steps of each task."
-    )
-    return f"{table(['task', 'runs', 'steps', 'minutes a run', 'hours'], shown)}\n{how}"
+    rows.append(["all", runs * len(rows), sum(runs * row[2] for row in rows), "-", sum(row[4] for row in rows)])
+    how = f"One run after another on {record['device']} in {record['precision']}, from {PROBE_STEPS} steps of each."
+    return f"{table(['task', 'runs', 'steps', 'minutes a run', 'hours'], rows)}\n{how}"
 
 
-def count_rows(args: argparse.Namespace, task: str) -> tuple[int, int]:
-    """Rows of train and of validation; the Hub's are known."""
+def validation_rows(args: argparse.Namespace, task: str) -> int:
     if args.data_dir is None:
-        return TASKS[task][2]
-    train = args.data_dir / task / "train.csv"
-    return tuple(
-        sum(sum(1 for _ in read_rows(str(path))) for path in paths)
-        for paths in ([train], validation_files(args, task).values())
-    )
+        return TASKS[task][2][1]
+    return sum(sum(1 for _ in read_rows(str(path))) for path in validation_files(args, task).values())
 
 
 # Scores
@@ -240,19 +220,19 @@ def interval(metric: str, runs: list[dict[str, RowScore]]) -> list[float] | None
 
 
 def made_with(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """What a run was made with: rows of train and of validation, epochs, rate, batch, precision, parameters."""
-    splits, arguments = record["data"]["splits"], record["arguments"]
-    validation = sum(facts["rows"] for split, facts in splits.items() if split.startswith("validation"))
+    """What a run was made with, in the words of the table."""
+    splits, arguments, batch = record["data"]["splits"], record["arguments"], record["total_batch_size"]
     epochs = arguments["num_train_epochs"]
-    if arguments.get("max_steps", -1) > 0:
-        epochs = arguments["max_steps"] * record["total_batch_size"] / splits["train"]["rows"]
+    if arguments["max_steps"] > 0:
+        epochs = round(arguments["max_steps"] * batch / splits["train"]["rows"], 2)
     return {
-        "rows": (splits["train"]["rows"], validation),
-        "epochs": round(epochs, 2),
-        "learning_rate": arguments["learning_rate"],
-        "batch": record["total_batch_size"],
+        "million parameters": parameters(folder),
+        "training rows": splits["train"]["rows"],
+        "validation rows": sum(facts["rows"] for split, facts in splits.items() if split.startswith("validation")),
+        "epochs": epochs,
+        "learning rate": arguments["learning_rate"],
+        "batch": batch,
         "precision": f"{record['precision']} on {record['device']}",
-        "parameters": parameters(folder),
     }
 
 
@@ -264,7 +244,7 @@ def parameters(folder: Path) -> float | None:
     for path in folder.glob("model*.safetensors"):
         with safe_open(path, "numpy") as file:
             count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    return count / 1e6 or None
+    return round(count / 1e6, 1) or None
 
 
 def summarize(args: argparse.Namespace, done: dict[Run, Path]) -> tuple[list[dict], list[str]]:
@@ -284,29 +264,26 @@ def summarize(args: argparse.Namespace, done: dict[Run, Path]) -> tuple[list[dic
         of_runs = [(folder, *rows_with_gold(str(folder))) for folder in folders]
         runs = [row_scores(rows, str(folder), record) for folder, rows, record in of_runs]
         folder, rows, record = of_runs[0]
-        made = made_with(folder, record) | {"folders": [folder.name for folder in folders]}
-        size = "unknown size" if made["parameters"] is None else f"{made['parameters']:.1f} million parameters"
-        train, validation = made["rows"]
-        notes.append(
-            f"{task}: {size}; trained on {train} rows, scored on {validation}; {made['epochs']:g} epochs, rate "
-            f"{made['learning_rate']:g}, batch {made['batch']}, {made['precision']}."
-        )
+        made = made_with(folder, record)
+        notes.append(f"{task}: {', '.join(f'{name} {value}' for name, value in made.items() if value is not None)}.")
         for metric in read_scores(task, folder):
             values = [100 * read_scores(task, folder)[metric] for folder in folders]
-            entry = {"task": task, "metric": metric, "values": values, "mean": float(np.mean(values)), "made": made}
-            entry |= {"sd": float(np.std(values, ddof=1)) if len(values) > 1 else None, "best": max(values)}
-            entry |= {"interval": interval(metric, runs), "start": "MNLI" if args.from_mnli else None}
+            entry = {"task": task, "metric": metric, "values": values, "mean": float(np.mean(values))}
+            entry |= {"made": made, "runs": [folder.name for folder in folders], "best": max(values)}
+            entry |= {
+                "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                "interval": interval(metric, runs),
+            }
             for split in ("dev", "test"):
                 entry[f"published_{split}"] = published(baselines, args.model_name_or_path, task, metric, split)
             dev = entry["published_dev"]
             reasons = incomparable(made, dev, TASKS[task][2]) if dev else []
             reasons += ["started from MNLI"] if args.from_mnli else []
-            entry["incomparable"] = reasons
-            entry["chance"] = None
-            if dev and not reasons:
-                entry["chance"] = chance_of_difference(values, dev["score"], dev["sd"], dev["runs"])
+            entry |= {"incomparable": reasons, "chance": None}
             if dev and reasons:
-                notes.append(f"* {task} {metric} is not comparable with the published figure: {'; '.join(reasons)}.")
+                notes.append(f"* {task}: not comparable with the published figure: {'; '.join(reasons)}.")
+            elif dev:
+                entry["chance"] = chance_of_difference(values, dev["score"], dev["sd"], dev["runs"])
             base = trivial(rows, "validation", metric.removeprefix("matched_"), folder, record)
             entry["trivial"] = base and 100 * base[1]
             if base and entry["interval"] and entry["interval"][0] <= entry["trivial"]:
@@ -315,7 +292,7 @@ def summarize(args: argparse.Namespace, done: dict[Run, Path]) -> tuple[list[dic
     if {entry["task"] for entry in entries} == set(TASKS):  # in percent, over tasks of the mean over a task's metrics
         means = [np.mean([e["mean"] for e in entries if e["task"] == task]) for task in TASKS]
         notes.append(f"GLUE average over nine tasks, dev: {np.mean(means):.1f}.")
-    return entries, notes
+    return entries, list(dict.fromkeys(notes))
 
 
 def render(entries: list[dict], notes: list[str]) -> str:
@@ -327,7 +304,7 @@ def render(entries: list[dict], notes: list[str]) -> str:
     rows = []
     for entry in entries:
         dev = entry["published_dev"]
-        name = f"{entry['task']} {entry['metric']}" + (f" (from {entry['start']})" if entry["start"] else "")
+        name = f"{entry['task']} {entry['metric']}"
         scores = [entry["mean"], entry["sd"], entry["best"], *(entry["interval"] or (None, None)), entry["trivial"]]
         figure = "-" if dev is None else number(dev["score"]) + " *" * bool(entry["incomparable"])
         difference = None if dev is None else entry["mean"] - dev["score"]
@@ -381,19 +358,16 @@ def main(argv: list[str] | None = None) -> list[dict]:
         print(estimate(args, passed_on))
         return []
     done, failed = run_all(args, passed_on)
-    if not done:
-        raise InputError(f"no run has succeeded: {next(iter(failed.values()))}")
     entries, notes = summarize(args, done)
     notes = [f"{name}: failed: {why}" for name, why in failed.items()] + notes
     settings = [args.tasks, args.seeds, args.learning_rates, args.start, args.data_dir, passed_on]
     seeds = " ".join(map(str, args.seeds))
-    head = f"{args.model_name_or_path}, seeds {seeds}; flags: {shlex.join(passed_on) or 'none'}"
+    start = f" by way of MNLI ({args.start})" if args.from_mnli else ""
+    head = f"{args.model_name_or_path}{start}, seeds {seeds}, flags: {shlex.join(passed_on) or 'none'}"
     text, folder = f"{head}\n\n{render(entries, notes)}", args.output_dir
-    runs = {entry["task"]: entry["made"]["folders"] for entry in entries}
-    record = {"finished_runs": len(done), "settings": settings, "runs": runs, "scores": entries, "notes": notes}
-    drawing = {".md": f"```\n{text}\n```\n", ".svg": plot(entries)}
-    path = runner.write_tables(folder, "glue", settings, record, drawing)
-    print(f"\n{text}\n\nIn {path}, as .json and .svg beside it; each run has a folder and a log in {folder}.")
+    record = {"finished_runs": len(done), "settings": settings, "scores": entries, "notes": notes}
+    path = runner.write_tables(folder, "glue", settings, record, f"```\n{text}\n```\n")
+    print(f"\n{text}\n\nIn {path}; each run has a folder and a log in {folder}.")
     if failed:
         raise InputError(f"{len(failed)} of {len(failed) + len(done)} runs failed; their logs are in {folder}")
     if args.submission:

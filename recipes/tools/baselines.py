@@ -53,24 +53,21 @@ def incomparable(run: dict[str, Any], figure: dict[str, Any], rows: tuple[int, i
     """Why scores do not stand for what a published figure stands for; empty where nothing is known against it.
 
     Args:
-        run: `rows` (of train, of validation), `epochs`, `parameters` in millions or None.
+        run: `training rows`, `validation rows`, `epochs`, `million parameters` (or None).
         figure: of `published`.
         rows: those of the whole task, of train and of validation.
 
-    >>> figure = {"epochs": 5, "parameters": 108}
-    >>> incomparable({"rows": (200, 408), "epochs": 5, "parameters": 22.7}, figure, (3668, 408))
-    ['200 of 3668 training rows', '23 million parameters, published 108']
+    >>> run = {"training rows": 200, "validation rows": 408, "epochs": 5, "million parameters": 22.7}
+    >>> incomparable(run, {"epochs": 5, "parameters": 108}, (3668, 408))
+    ['200 of 3668 training rows', '22.7 million parameters, published 108']
     """
-    reasons = [
-        f"{own} of {whole} {kind} rows"
-        for own, whole, kind in zip(run["rows"], rows, ("training", "validation"), strict=True)
-        if own < 0.99 * whole
-    ]
+    kinds = zip(("training rows", "validation rows"), rows, strict=True)
+    reasons = [f"{run[kind]} of {whole} {kind}" for kind, whole in kinds if run[kind] < 0.99 * whole]
     if figure["epochs"] and run["epochs"] != figure["epochs"]:
         reasons.append(f"{run['epochs']:g} epochs, published {figure['epochs']}")
-    size, other = run["parameters"], figure["parameters"]
+    size, other = run["million parameters"], figure["parameters"]
     if size and other and not 0.9 < size / other < 1.1:
-        reasons.append(f"{size:.0f} million parameters, published {other}")
+        reasons.append(f"{size} million parameters, published {other}")
     return reasons
 
 

@@ -93,7 +93,7 @@ def runs_of(folder: Path) -> dict[str, list[str]]:
     if not (folder / "glue.json").exists():
         return {"": [str(folder)]}
     record = json.loads((folder / "glue.json").read_text(encoding="utf-8"))
-    return {task: [str(folder / name) for name in names] for task, names in record["runs"].items()}
+    return {entry["task"]: [str(folder / name) for name in entry["runs"]] for entry in record["scores"]}
 
 
 def texts_of(row: dict[str, Any]) -> set[str]:
@@ -111,7 +111,7 @@ def seen_in_training(folder: str, rows: list[dict[str, Any]]) -> Iterator[str]:
         if facts.get("in_train"):
             yield f"Warning: {facts['in_train']} rows of {split} stand in the training data of {folder} as well."
     inputs = [texts_of({name: row[name] for name in TEXTS if row.get(name)}) for row in rows]
-    start = Path(record.get("arguments", {}).get("model_name_or_path", ""))
+    start = Path(record["arguments"]["model_name_or_path"])
     while (start / "run.json").exists():
         arguments = read_run(start)["arguments"]
         file = arguments.get("train_file")

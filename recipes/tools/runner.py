@@ -71,6 +71,14 @@ class Process:
         return "this run is finished" in self.output
 
 
+def refuse_owned(passed_on: Sequence[str], owned: dict[str, str]) -> None:
+    """Refuse flags, in any spelling, that are set for each run: flag -> what sets it."""
+    for word in passed_on:
+        flag = word.split("=")[0].replace("-", "_").replace("__", "--", 1)
+        if flag in owned:
+            raise InputError(f"{flag}: is set for each run; use {owned[flag]}")
+
+
 def environments(at_once: int | None) -> list[dict[str, str]]:
     """What each of the runs side by side adds to its environment: its accelerator, or its share of the CPU's threads.
 
@@ -128,6 +136,9 @@ def run_all(jobs: Sequence[Job], at_once: int | None, scores: Callable[[Job], di
     Args:
         at_once: see `environments`.
         scores: of a job that has ended, to be shown.
+
+    Raises:
+        InputError: all have failed.
     """
     failed, began, fresh = {}, time.monotonic(), 0
     for number, process in enumerate(run_jobs(jobs, environments(at_once)), 1):
@@ -140,18 +151,20 @@ def run_all(jobs: Sequence[Job], at_once: int | None, scores: Callable[[Job], di
         took = "finished before" if process.is_repeated else f"{(now - process.began) / 60:.1f} min"
         left = (now - began) / max(1, fresh) * (len(jobs) - number) / 60
         print(f"[{number}/{len(jobs)}] {name}: {outcome} ({took}; about {left:.0f} min left)", flush=True)
+    if len(failed) == len(jobs):
+        raise InputError(f"no run has succeeded; {name}: {error}; its log is {process.job.log}")
     return failed
 
 
-def write_tables(folder: Path, name: str, settings: Any, record: dict[str, Any], files: dict[str, str]) -> Path:
-    """Write the table of some settings in several forms, and link the newest: `glue.md` to `glue-1a2b3c4d.md`.
+def write_tables(folder: Path, name: str, settings: Any, record: dict[str, Any], text: str) -> Path:
+    """Write the table of some settings, and link the newest: `glue.md` to `glue-1a2b3c4d.md`, and the .json likewise.
 
     A table of the same settings that has more runs stays.
 
     Args:
         settings: whatever makes it another table.
         record: what becomes the .json; `finished_runs` is the number of runs in the table.
-        files: suffix -> content of the other forms, of which .md is one.
+        text: what becomes the .md.
 
     Returns:
         The path of the table that is shown from now on.
@@ -160,7 +173,7 @@ def write_tables(folder: Path, name: str, settings: Any, record: dict[str, Any],
     path = folder / f"{name}-{digest}.json"
     if path.exists() and json.loads(path.read_text(encoding="utf-8"))["finished_runs"] > record["finished_runs"]:
         return path.with_suffix(".md")
-    for suffix, content in {**files, ".json": json.dumps(record, indent=1, default=str) + "\n"}.items():
+    for suffix, content in {".md": text, ".json": json.dumps(record, indent=1, default=str) + "\n"}.items():
         path.with_suffix(suffix).write_text(content, encoding="utf-8")
         link = folder / f"{name}{suffix}"
         link.unlink(missing_ok=True)

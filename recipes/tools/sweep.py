@@ -17,6 +17,7 @@ import json
 import shlex
 import shutil
 import sys
+import warnings
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,8 +59,8 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     args.output_dir = args.output_dir or Path(f"runs/sweep-{args.recipe}")
     if not (Path(__file__).parent.parent / f"{args.recipe}.py").exists():
         raise InputError(f"{args.recipe}: is not a recipe; name ner, nli, qa, text_classification, or a copy")
-    if any(word.split("=")[0] == "--seed" for word in passed_on):
-        raise InputError("--seed: is set for each run; use --seeds")
+    whole = {"--max_eval_samples": "--max_train_samples"} if args.folds else {}
+    runner.refuse_owned(passed_on, {"--seed": "--seeds"} | whole)
     return args, passed_on
 
 
@@ -69,8 +70,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 def divide(groups: list, texts: list[str], kinds: list[set], classes: list[str] | None, parts: int) -> list[list[int]]:
     """The rows of each fold, by the rules of `common.data.hold_out`: whole groups, and of every class its share.
 
-    A row whose labels occur in no other fold is in none, for no model could have learnt them; nor is one whose text
-    stands in a group of such rows.
+    A group with a label that occurs in no other fold is in none, for no model could have learnt it.
 
     >>> divide(["a", "b", "a", "c"], ["a", "b", "a", "c"], [set()] * 4, None, 3)
     [[3], [1], [0, 2]]
@@ -79,7 +79,8 @@ def divide(groups: list, texts: list[str], kinds: list[set], classes: list[str] 
 
     splitter = (GroupKFold if classes is None else StratifiedGroupKFold)(parts, shuffle=True, random_state=0)
     try:
-        folds = [part.tolist() for _, part in splitter.split(groups, classes, groups)]
+        with warnings.catch_warnings(action="ignore"):  # scikit-learn's, about classes with fewer rows than parts
+            folds = [part.tolist() for _, part in splitter.split(groups, classes, groups)]
     except ValueError as error:
         raise InputError(f"--folds {parts}: {error}") from None
     kept = []
@@ -140,15 +141,14 @@ def make_runs(args: argparse.Namespace, passed_on: list[str], reading: list[str]
     result, folds = [], range(1, args.folds + 1) if args.folds else [0]
     for rate, epochs, seed, fold in product(args.learning_rates, args.epochs, args.seeds, folds):
         setting = (*(("--learning_rate", rate) if rate else ()), *(("--num_train_epochs", epochs) if epochs else ()))
-        named = {"rate": rate, "epochs": epochs, "seed": seed, "fold": f"{fold}of{args.folds}" if fold else None}
-        name = " ".join(f"{key} {value}" for key, value in named.items() if value is not None)
         flags = [*passed_on, *setting, "--seed", str(seed), "--do_predict", "false"]
+        name = "-".join([*setting[1::2], f"seed{seed}", *([f"fold{fold}of{args.folds}"] if fold else [])])
         if fold:
             train, validation = (str(fold_file(args, fold, split)) for split in ("train", "validation"))
             flags += ["--train_file", train, "--validation_file", validation, *reading]
-        folder = args.output_dir / name.replace(" ", "-")
-        command = [sys.executable, "-m", f"recipes.{args.recipe}", *flags, "--output_dir", str(folder)]
-        result.append(Run(setting, seed, fold, runner.Job(name, command, folder)))
+        flags += ["--output_dir", str(args.output_dir / name)]
+        command = [sys.executable, "-m", f"recipes.{args.recipe}", *flags]
+        result.append(Run(setting, seed, fold, runner.Job(name, command, args.output_dir / name)))
     return result
 
 
@@ -189,22 +189,25 @@ def summarize(of_setting: list[Run]) -> dict[str, Any]:
 # Suspect labels
 
 
-def belief(row: dict[str, Any]) -> tuple[float, str, str] | None:
+def belief(row: dict[str, Any]) -> dict[str, Any]:
     """How far a model believes the label that a row was given, that label, and the model's answer; of a sentence those
-    of the word whose tag it believes least. Of a wrong tag at most the rest of the probability is left. None: unknown.
+    of the word whose tag it believes least, where a tag that it did not choose has at most the rest of the probability;
+    of a score less the distance. Nothing for answers to questions.
 
     >>> tags = {"ner_tags": ["O", "O"], "predicted": ["B-LOC", "O"], "probabilities": [0.9, 0.8]}
     >>> belief({"tokens": ["Oslo", "is"], **tags})
-    (0.1, 'Oslo O', 'B-LOC')
+    {'belief': 0.1, 'given': 'Oslo O', 'answer': 'B-LOC'}
     """
     if "ner_tags" in row:
         tags = zip(row["tokens"], row["ner_tags"], row["predicted"], row["probabilities"], strict=True)
-        return min((round(p if own == other else 1 - p, 4), f"{word} {own}", other) for word, own, other, p in tags)
-    if "label_probability" in row:
-        return row["label_probability"], row["label"], row["predicted"]
-    if isinstance(row.get("predicted"), float):
-        return -round(abs(row["predicted"] - float(row["label"])), 4), row["label"], str(row["predicted"])
-    return None
+        least = min((p if own == other else 1 - p, f"{word} {own}", other) for word, own, other, p in tags)
+    elif "label_probability" in row:
+        least = row["label_probability"], row["label"], row["predicted"]
+    elif isinstance(row["predicted"], float):
+        least = -abs(row["predicted"] - float(row["label"])), row["label"], row["predicted"]
+    else:
+        return {}
+    return {"belief": round(least[0], 4), "given": least[1], "answer": least[2]}
 
 
 def out_of_fold(of_setting: list[Run], folds: list[list[int]], rows: list[dict]) -> list[dict]:
@@ -212,16 +215,13 @@ def out_of_fold(of_setting: list[Run], folds: list[list[int]], rows: list[dict])
     answers: dict[int, list[dict]] = {}
     for run in of_setting:
         for i, answer in zip(folds[run.fold - 1], read_rows(run.job.folder)[0], strict=True):
-            answers.setdefault(i, []).append(answer)
-    result = []
-    for i, row in enumerate(rows):
-        predicted = {k: v for k, v in answers.get(i, [{}])[0].items() if k.startswith(("predicted", "probabilit"))}
-        beliefs = [known for known in map(belief, answers.get(i, ())) if known]
-        if beliefs:
-            mean = round(float(np.mean([value for value, *_ in beliefs])), 4)
-            predicted |= dict(belief=mean, given=beliefs[0][1], answer=beliefs[0][2])
-        result.append(row | predicted)
-    return result
+            answers.setdefault(i, []).append(answer | belief(answer))
+    rows = list(rows)
+    for i, (first, *others) in answers.items():
+        rows[i] = rows[i] | first
+        if "belief" in first:
+            rows[i]["belief"] = round(float(np.mean([answer["belief"] for answer in (first, *others)])), 4)
+    return rows
 
 
 def suspect_table(suspects: list[dict]) -> str:
@@ -229,26 +229,9 @@ def suspect_table(suspects: list[dict]) -> str:
     lines = ["| place | belief | given | answer | text |", "|---|---|---|---|---|"]
     for row in suspects[:SHOWN]:
         text = " / ".join(row[name] for name in ("text", "text_pair") if name in row) or " ".join(row["tokens"])
-        cells = [row["place"], f"{row['belief']:.4f}", row["given"], row["answer"], text]
+        cells = [row["place"], f"{row['belief']:.4f}", row["given"], str(row["answer"]), text]
         lines.append("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |")
-    return "\n".join(lines)
-
-
-def write_suspects(folder: Path, answered: list[dict], reading: list[str]) -> tuple[list[str], list[str]]:
-    """Write the out-of-fold answers, in the order of the training file and the least believed first; what to print,
-    and what the table of Markdown adds."""
-    write_lines(folder / "out_of_fold.jsonl", answered)
-    said = ["Intervals: bootstrap over all rows and seeds of the score of all folds together."]
-    lacking = sum("predicted" not in row for row in answered)
-    if lacking:
-        said.append(f"{lacking} rows have no answer: their labels occur in no other fold, or a run failed.")
-    suspects = sorted(answered, key=lambda row: row.get("belief", np.inf))
-    if "belief" not in suspects[0]:
-        return said, []
-    write_lines(folder / "suspects.jsonl", suspects)
-    flags = shlex.join(["--train_file", str(folder / "suspects.jsonl"), *reading])
-    said.append(f"Suspect labels: the first rows of {folder}/suspects.jsonl. To train on it once corrected: {flags}")
-    return said, ["", f"The {SHOWN} labels that the model believes least:", "", suspect_table(suspects)]
+    return "\n".join(lines) + "\n"
 
 
 def main(argv: list[str] | None = None) -> list[dict]:
@@ -260,8 +243,6 @@ def main(argv: list[str] | None = None) -> list[dict]:
     for run in planned:
         if run.job.name not in failed:
             by_setting.setdefault(run.setting, []).append(run)
-    if not by_setting:
-        raise InputError(f"no run has succeeded: {next(iter(failed.values()))}")
     results = sorted(map(summarize, by_setting.values()), key=lambda result: -result["mean"])
     best, lines = results[0]["setting"], []
     for result in results:
@@ -274,17 +255,25 @@ def main(argv: list[str] | None = None) -> list[dict]:
         "is optimistic: report that of a test file.",
         *(f"{name}: failed: {error}" for name, error in failed.items()),
     ]
-    added = []
+    suspects = []
     if folds:
-        more, added = write_suspects(args.output_dir, out_of_fold(by_setting[best], folds, rows), reading)
-        said += more
-    final = ["--output_dir", str(args.output_dir / "best")]
-    said.append(f"The best: {runs.command_line(f'recipes.{args.recipe}', *passed_on, *best, *final)}")
+        answered = out_of_fold(by_setting[best], folds, rows)
+        write_lines(args.output_dir / "out_of_fold.jsonl", answered)
+        lacking = sum("predicted" not in row for row in answered)
+        said.append(f"Intervals: bootstrap over all rows and seeds. Rows without an answer: {lacking} of {len(rows)}.")
+        suspects = sorted((row for row in answered if "belief" in row), key=lambda row: row["belief"])
+    if suspects:
+        file = args.output_dir / "suspects.jsonl"
+        write_lines(file, suspects + [row for row in answered if "belief" not in row])
+        flags = shlex.join(["--train_file", str(file), *reading])
+        said.append(f"Suspect labels: the first rows of {file}. To train on them once they are corrected: {flags}")
+    best_flags = [*passed_on, *best, "--output_dir", str(args.output_dir / "best")]
+    said.append(f"The best: {runs.command_line(f'recipes.{args.recipe}', *best_flags)}")
     text = "\n".join(said)
     settings = [args.recipe, args.learning_rates, args.epochs, args.seeds, args.folds, passed_on]
     record = {"finished_runs": len(planned) - len(failed), "settings": settings, "results": results}
-    markdown = "\n".join([f"```\n{text}\n```", *added]) + "\n"
-    path = runner.write_tables(args.output_dir, "sweep", settings, record, {".md": markdown})
+    shown = f"```\n{text}\n```\n" + (f"\nThe labels believed least:\n\n{suspect_table(suspects)}" if suspects else "")
+    path = runner.write_tables(args.output_dir, "sweep", settings, record, shown)
     print(f"\n{text}\n\nIn {path}; each run has a folder and a log in {args.output_dir}.")
     if failed:
         raise InputError(f"{len(failed)} of {len(planned)} runs failed; their logs are in {args.output_dir}")
