@@ -47,14 +47,9 @@ class Process:
         with open(self.job.log, "ab") as file:  # what an interrupted run has said stays
             self.offset = file.tell()
             # A group of its own: a terminal's Ctrl-C would reach it twice, and the second signal ends it at once.
-            self.popen = subprocess.Popen(
-                self.job.command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **self.environment},
-                process_group=0,
-            )
+            streams = dict(stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+            environment = {**os.environ, **self.environment}
+            self.popen = subprocess.Popen(self.job.command, env=environment, process_group=0, **streams)
 
     @property
     def output(self) -> str:
@@ -112,9 +107,10 @@ def run_jobs(jobs: Sequence[Job], free: Sequence[dict[str, str]] = ({},)) -> Ite
             while waiting and free and not received:
                 running.append(Process(waiting.pop(0), free.pop(0)))
             time.sleep(0.05)
-            for process in running if passed_on < len(received) else ():
+            count = len(received)
+            for process in running if count > passed_on else ():
                 process.popen.terminate()
-            passed_on = len(received)
+            passed_on = count
             for process in [process for process in running if process.popen.poll() is not None]:
                 running.remove(process)
                 free.append(process.environment)
