@@ -222,7 +222,7 @@ def interval(metric: str, runs: list[dict[str, RowScore]]) -> list[float] | None
 def made_with(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     """What a run was made with, in the words of the table."""
     splits, arguments, batch = record["data"]["splits"], record["arguments"], record["total_batch_size"]
-    epochs = arguments["num_train_epochs"]
+    epochs = round(arguments["num_train_epochs"], 2)
     if arguments["max_steps"] > 0:
         epochs = round(arguments["max_steps"] * batch / splits["train"]["rows"], 2)
     return {
@@ -265,7 +265,9 @@ def summarize(args: argparse.Namespace, done: dict[Run, Path]) -> tuple[list[dic
         runs = [row_scores(rows, str(folder), record) for folder, rows, record in of_runs]
         folder, rows, record = of_runs[0]
         made = made_with(folder, record)
-        notes.append(f"{task}: {', '.join(f'{name} {value}' for name, value in made.items() if value is not None)}.")
+        notes.append(
+            f"{task}: {', '.join(f'{name} {value}'.removesuffix('.0') for name, value in made.items() if value)}."
+        )
         for metric in read_scores(task, folder):
             values = [100 * read_scores(task, folder)[metric] for folder in folders]
             entry = {"task": task, "metric": metric, "values": values, "mean": float(np.mean(values))}

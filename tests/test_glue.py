@@ -100,7 +100,7 @@ def test_scores_over_seeds_beside_the_published_dev_figure(fake_runs, tmp_path, 
     output = capsys.readouterr().out
     assert "[4/4] mnli seed 2: matched_accuracy 0.2500" in output and "-21.86" in output
     assert "Published on test, another split, not to be compared: bert-base (Devlin" in output
-    assert "* mnli: not comparable with the published figure: 5 epochs, published 3." in output
+    assert "* mnli: not comparable with the published figure: epochs 5, published 3." in output
     assert "* mrpc" not in output and "GLUE average" not in output
     assert "mrpc: training rows 3668, validation rows 408, epochs 5, learning rate" in output
     assert by_name["mnli", "matched_accuracy"]["chance"] is None  # no verdict on what is not comparable

@@ -64,7 +64,7 @@ def incomparable(run: dict[str, Any], figure: dict[str, Any], rows: tuple[int, i
     kinds = zip(("training rows", "validation rows"), rows, strict=True)
     reasons = [f"{run[kind]} of {whole} {kind}" for kind, whole in kinds if run[kind] < 0.99 * whole]
     if figure["epochs"] and run["epochs"] != figure["epochs"]:
-        reasons.append(f"{run['epochs']:g} epochs, published {figure['epochs']}")
+        reasons.append(f"epochs {run['epochs']:g}, published {figure['epochs']}")
     size, other = run["million parameters"], figure["parameters"]
     if size and other and not 0.9 < size / other < 1.1:
         reasons.append(f"{size} million parameters, published {other}")

@@ -89,11 +89,11 @@ def row_scores(rows: list[dict[str, Any]], folder: str, record: dict[str, Any]) 
 
 
 def runs_of(folder: Path) -> dict[str, list[str]]:
-    """Task -> folders of its runs, one a seed, of a benchmark; a run alone is the only one of a task without a name."""
-    if not (folder / "glue.json").exists():
-        return {"": [str(folder)]}
-    record = json.loads((folder / "glue.json").read_text(encoding="utf-8"))
-    return {entry["task"]: [str(folder / name) for name in entry["runs"]] for entry in record["scores"]}
+    """Task -> folders of its runs, one a seed, from the newest table of a benchmark that has it; a run alone is the
+    only one of a task without a name."""
+    tables = sorted(folder.glob("glue-*.json"), key=lambda path: path.stat().st_mtime)
+    entries = [entry for path in tables for entry in json.loads(path.read_text(encoding="utf-8"))["scores"]]
+    return {entry["task"]: [str(folder / name) for name in entry["runs"]] for entry in entries} or {"": [str(folder)]}
 
 
 def texts_of(row: dict[str, Any]) -> set[str]:

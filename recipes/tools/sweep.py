@@ -251,8 +251,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
         lines.append([" ".join(result["setting"]) or "as given", result["runs"], *cells])
     said = [
         table(["setting", "runs", results[0]["metric"], "sd", "trivial", "95 % from", "to"], lines),
-        "Means over the runs, on rows that they were not trained on. The best was chosen on these rows, so its score "
-        "is optimistic: report that of a test file.",
+        "Means over the runs, on rows that they were not trained on. A setting that is chosen on these rows has an "
+        "optimistic score: report that of a test file.",
         *(f"{name}: failed: {error}" for name, error in failed.items()),
     ]
     suspects = []
