@@ -36,7 +36,7 @@ offline = $(or $(offline_$(or $(SAMPLE),$1)),$(error no bundled sample for $1: S
 train = $(launch) -m recipes.$1 $(if $(filter 1,$(OFFLINE)),$(call offline,$1)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart .quickstart-beside .quickstart-shown checkpoint test test-all glue compare report reports torture bench doctor lint clean
+.PHONY: help setup quickstart .quickstart-beside .quickstart-shown checkpoint test test-all glue sweep compare report reports torture bench doctor lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):.*## /\1\t/' | expand -t 18
@@ -98,7 +98,10 @@ glue: setup ## the GLUE benchmark: make glue MODEL=... TASKS="mrpc rte" SEEDS=5,
 	$(PY) -m recipes.glue $(if $(MODEL),--model_name_or_path $(MODEL)) $(if $(TASKS),--tasks $(TASKS)) \
 		$(if $(SEEDS),--seeds $(shell seq 1 $(SEEDS))) $(ARGS)
 
-compare: setup ## which of two runs is better, and could it be chance: make compare A=runs/x B=runs/y
+sweep: setup ## rates x epochs x seeds of a recipe, cross-validation, suspect labels: make sweep RECIPE=ner ARGS="--train_file ... --folds 5"
+	$(PY) -m recipes.tools.sweep $(subst -,_,$(RECIPE)) $(if $(filter 1,$(OFFLINE)),$(call offline,$(subst -,_,$(RECIPE)))) $(ARGS)
+
+compare: setup ## which of two runs or benchmarks is better, and could it be chance: make compare A=runs/x B=runs/y
 	@$(PY) -m recipes.tools.compare "$(A)" "$(B)"
 
 report: setup ## draw the page of a finished run anew: make report RUN=runs/ner
@@ -113,7 +116,7 @@ torture: setup $(TESTS_READY) ## kill runs at random moments and resume them: 20
 bench: setup checkpoint $(TESTS_READY) ## what the defaults are worth, about 15 minutes; FULL=1 whole runs, GPU=1 BERT-base on a GPU
 	$(PY) -m tests.bench $(if $(filter 1,$(FULL)),--full) $(if $(filter 1,$(GPU)),--gpu) $(ARGS)
 
-doctor: setup ## what this machine offers and what the recipes would do on it; paste it into a bug report
+doctor: setup ## what this machine offers; paste it into a bug report
 	@$(PY) -m recipes.tools.doctor
 
 lint: setup $(TESTS_READY) ## ruff

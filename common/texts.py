@@ -270,15 +270,17 @@ def label_groups(dataset: Any, is_regression: bool) -> dict[str, list | None]:
 def predicted_rows(
     dataset: Any, predictions: Any, label_list: Sequence[str] | None, multi_label: bool = False
 ) -> list[dict[str, Any]]:
-    """For `predictions.jsonl`: texts, gold label where known, and what `answers` makes of the predictions.
+    """For `predictions.jsonl`: texts, gold label where known, and what `answers` makes of the predictions; of classes
+    also `label_probability`, that of the gold label.
 
     Args:
         predictions: logits, rows x classes, or rows x 1 for a score, in the order of `dataset`.
     """
-    rows = []
-    for row, answer in zip(dataset, answers(predictions, label_list, multi_label), strict=True):
+    rows, classes = [], len(label_list or ())
+    for row, answer in zip(dataset, answers(predictions, label_list, multi_label, top_k=classes), strict=True):
         texts = {name: row[name] for name in ("text", "text_pair", "label") if row[name] is not None}
-        rows.append(texts | answer)
+        probability = answer.pop("probabilities", {}).get(row["label"])
+        rows.append(texts | answer | ({} if probability is None else {"label_probability": probability}))
     return rows
 
 

@@ -9,28 +9,29 @@ Copies are data/mrpc/train.csv, data/mrpc/validation.csv and so on, or the offic
 Each run is `recipes.text_classification` or `recipes.nli` as a process of its own, in its own folder under
 --output_dir; flags unknown here go to them. Repeat the command after an interruption: finished runs are not repeated.
 Scores are of the validation (dev) split, and are set beside published figures of dev alone; those of test stand apart.
+Each choice of tasks, seeds and settings keeps a table of its own, glue-<digest>.md; glue.md is the newest.
 """
 
 import argparse
 import json
 import math
-import signal
-import subprocess
+import shlex
 import sys
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from common.data import read_rows
 from common.errors import InputError, OneLineParser, run_as_command
 from common.metrics import table
-from recipes.tools.baselines import chance_of_difference, load_baselines, published
-from recipes.tools.compare import row_scores, rows_with_gold
-from recipes.tools.glue_files import OFFICIAL, SUBMISSION, convert_official, is_official, plot, write_submission
+from recipes.tools import runner
+from recipes.tools.baselines import chance_of_difference, incomparable, load_baselines, published
+from recipes.tools.compare import read_run, row_scores, rows_with_gold
+from recipes.tools.glue_files import OFFICIAL, SUBMISSION, convert_official, is_official, write_submission
 from recipes.tools.report import trivial
-from recipes.tools.statistics import RowScore, bootstrap_interval, mean_score
+from recipes.tools.statistics import RowScore, bootstrap_interval
 
 # Recipe, metrics and rows of train and validation of each task (Wang et al. 2019, table 1; MNLI's two dev sets).
 TASKS = {
@@ -44,6 +45,8 @@ TASKS = {
     "rte": ("nli", ("accuracy",), (2490, 277)),
     "wnli": ("nli", ("accuracy",), (635, 71)),
 }
+# Tasks that BERT's successors since RoBERTa (arXiv 1907.11692, section 5.1) start from a model of MNLI.
+SECOND_ROUND = ("rte", "mrpc", "stsb")
 PROBE_STEPS = 20
 Run = tuple[str, str | None, int]  # task, learning rate as given, seed
 
@@ -52,26 +55,43 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[st
     parser = OneLineParser("python -m recipes.glue", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--model_name_or_path", default="google-bert/bert-base-cased", help="any encoder")
-    parser.add_argument("--tasks", nargs="+", default=[*TASKS], help=f"of {' '.join(TASKS)}; unset: all")
+    parser.add_argument("--tasks", nargs="+", help=f"of {' '.join(TASKS)}; unset: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="one run each; unset: 1 2 3")
     parser.add_argument("--learning_rates", nargs="+", default=[None], help="try each, keep the best on validation")
     parser.add_argument("--data_dir", type=Path, help="folder with <task>/train.csv and validation.csv; unset: the Hub")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/glue"), help="unset: runs/glue")
+    parser.add_argument("--jobs", type=int, help="runs side by side; unset: one for each accelerator, on a CPU one")
+    parser.add_argument(
+        "--from_mnli", type=Path, help="a finished run of mnli: rte, mrpc and stsb start from it with a new head"
+    )
     parser.add_argument("--submission", action="store_true", help="write the eleven test files and their zip as well")
     parser.add_argument("--dry_run", action="store_true", help="say how many runs and hours it would be, and stop")
     args, passed_on = parser.parse_known_args(argv)
-    unknown = [task for task in args.tasks if task not in TASKS]
+    known = SECOND_ROUND if args.from_mnli else TASKS
+    args.tasks = args.tasks or [*known]
+    unknown = [task for task in args.tasks if task not in known]
     if unknown:
-        raise InputError(f"--tasks {unknown[0]}: must be of {', '.join(TASKS)}")
-    given = [word.split("=")[0].replace("-", "_").replace("__", "--", 1) for word in passed_on]  # --seed=7 as well
-    owned = [flag for flag in given if flag in ("--seed", "--task_name", "--learning_rate")]
-    if owned:
-        raise InputError(f"{owned[0]}: is set for each run; use --seeds, --tasks or --learning_rates")
+        raise InputError(f"--tasks {unknown[0]}: must be of {', '.join(known)}{' with --from_mnli' * (known != TASKS)}")
+    owned = {"--seed": "--seeds", "--task_name": "--tasks", "--learning_rate": "--learning_rates"}
+    runner.refuse_owned(passed_on, owned)
     missing = [task for task in TASKS if task not in args.tasks]
     if args.submission and missing:
         raise InputError(f"--submission: needs every task, and --tasks lacks {', '.join(missing)}")
     args.output_dir /= Path(args.model_name_or_path).name
+    args.start = args.model_name_or_path
     return args, passed_on
+
+
+def start_from_mnli(args: argparse.Namespace) -> None:
+    """Set where the runs start, the model that it came from, and a folder that they share with no others."""
+    if args.from_mnli is None:
+        return
+    arguments = read_run(args.from_mnli)["arguments"]
+    if arguments.get("task_name") != "mnli":
+        raise InputError(f"--from_mnli {args.from_mnli}: is not a run of mnli; make one with --tasks mnli")
+    args.start, args.model_name_or_path = str(args.from_mnli), arguments["model_name_or_path"]
+    name = f"{Path(args.model_name_or_path).name}-from-{args.from_mnli.name}"
+    args.output_dir = args.output_dir.parent / name
 
 
 def convert_download(args: argparse.Namespace) -> None:
@@ -93,22 +113,15 @@ def convert_download(args: argparse.Namespace) -> None:
 def command(args: argparse.Namespace, passed_on: list[str], run: Run) -> list[str]:
     """The command of one run, as a user would give it. Predictions of the test split are `--submission`'s business."""
     task, rate, seed = run
-    flags = ["--task_name", task, "--model_name_or_path", args.model_name_or_path, "--seed", str(seed)]
-    flags += ["--do_predict", "false"]
+    flags = ["--task_name", task, "--model_name_or_path", args.start, "--seed", str(seed), "--do_predict", "false"]
+    flags += ["--new_head", "true"] if args.from_mnli else []
     if args.data_dir is not None:
         flags += ["--train_file", f"{args.data_dir}/{task}/train.csv"]
         for split, path in validation_files(args, task).items():
             flags += [f"--{split}_file", str(path)]
     flags += ["--learning_rate", rate] if rate else []
-    return [
-        sys.executable,
-        "-m",
-        f"recipes.{TASKS[task][0]}",
-        *flags,
-        "--output_dir",
-        str(folder_of(args, run)),
-        *passed_on,
-    ]
+    flags += ["--output_dir", str(folder_of(args, run)), *passed_on]
+    return [sys.executable, "-m", f"recipes.{TASKS[task][0]}", *flags]
 
 
 def folder_of(args: argparse.Namespace, run: Run) -> Path:
@@ -124,45 +137,12 @@ def validation_files(args: argparse.Namespace, task: str) -> dict[str, Path]:
     return {"validation": folder / "validation.csv"}
 
 
-def run_process(line: list[str], log: Path) -> str | None:
-    """Run a command with its output in a file, and return None or, where it failed, its last line.
-
-    A signal to stop is the command's to act upon: it saves a checkpoint first.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "w", encoding="utf-8") as file:
-        process = subprocess.Popen(line, stdout=file, stderr=subprocess.STDOUT)
-        # A terminal sends Ctrl-C to both; SIGTERM comes to this process alone.
-        handlers = {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: lambda *_: process.terminate()}
-        previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-        code = process.wait()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
-        raise SystemExit(code if code > 0 else 128 - code)
-    lines = [text for text in log.read_text(encoding="utf-8", errors="replace").splitlines() if text.strip()]
-    return None if code == 0 else lines[-1].removeprefix("error: ") if lines else f"exit {code}"
-
-
-def run_all(args: argparse.Namespace, passed_on: list[str]) -> tuple[dict[Run, Path], dict[Run, str]]:
-    """Run what is not finished; the folders of the finished runs and the error lines of the failed ones."""
+def run_all(args: argparse.Namespace, passed_on: list[str]) -> tuple[dict[Run, Path], dict[str, str]]:
+    """Run what is not finished; the folders of the finished runs and, by name, the error lines of the failed ones."""
     wanted = [(task, rate, seed) for task in args.tasks for rate in args.learning_rates for seed in args.seeds]
-    done, failed, began, fresh = {}, {}, time.monotonic(), 0
-    for number, run in enumerate(wanted, 1):
-        folder, start = folder_of(args, run), time.monotonic()
-        log = folder.with_suffix(".log")
-        error = run_process(command(args, passed_on, run), log)
-        reused = "this run is finished" in log.read_text(encoding="utf-8", errors="replace")
-        fresh += not reused
-        if error:
-            failed[run], outcome = error, f"FAILED: {error}"
-        else:
-            done[run] = folder
-            outcome = ", ".join(f"{name} {score:.4f}" for name, score in read_scores(run[0], folder).items())
-        left = (time.monotonic() - began) / max(1, fresh) * (len(wanted) - number) / 60
-        took = "finished before" if reused else f"{(time.monotonic() - start) / 60:.1f} min"
-        print(f"[{number}/{len(wanted)}] {name_of(run)}: {outcome} ({took}; about {left:.0f} min left)", flush=True)
-    return done, failed
+    jobs = {run: runner.Job(name_of(run), command(args, passed_on, run), folder_of(args, run)) for run in wanted}
+    failed = runner.run_all([*jobs.values()], args.jobs, lambda job: read_scores(job.name.split()[0], job.folder))
+    return {run: job.folder for run, job in jobs.items() if job.name not in failed}, failed
 
 
 def name_of(run: Run) -> str:
@@ -178,48 +158,37 @@ def estimate(args: argparse.Namespace, passed_on: list[str]) -> str:
     for a third of a trained one: the forward pass without the backward pass."""
     rows, runs = [], len(args.seeds) * len(args.learning_rates)
     limits = argparse.ArgumentParser(allow_abbrev=False)
-    for name in ("max_train_samples", "max_eval_samples", "max_steps"):
-        limits.add_argument(f"--{name}", type=int, default=-1)
-    limits.add_argument("--eval_strategy", default="epoch")
+    limits.add_argument("--max_eval_samples", type=int, default=sys.maxsize)
+    limits.add_argument("--max_steps", type=int, default=-1)
     given = limits.parse_known_args(passed_on)[0]
     for task in args.tasks:
         with tempfile.TemporaryDirectory() as folder:
             line = command(args, passed_on, (task, args.learning_rates[0], args.seeds[0]))
             line += ["--output_dir", f"{folder}/probe", "--max_steps", str(PROBE_STEPS), "--do_eval", "false"]
             line += ["--eval_strategy", "no", "--save_strategy", "no"]
-            error = run_process(line, Path(folder, "probe.log"))
-            if error:
-                raise InputError(f"{task}: {error}")
+            probe = next(runner.run_jobs([runner.Job(task, line, Path(folder, "probe"))]))
+            if probe.error:
+                raise InputError(f"{task}: {probe.error}")
             record = json.loads(Path(folder, "probe", "run.json").read_text(encoding="utf-8"))
-        train, validation = count_rows(args, task)
-        train = min(train, given.max_train_samples) if given.max_train_samples > 0 else train
-        validation = min(validation, given.max_eval_samples) if given.max_eval_samples > 0 else validation
+        validation = min(validation_rows(args, task), given.max_eval_samples)
         batch, epochs = record["total_batch_size"], float(record["identity"]["num_train_epochs"])
-        steps = given.max_steps if given.max_steps > 0 else math.ceil(math.ceil(train / batch) * epochs)
-        evaluations = 1 + (math.ceil(epochs) if given.eval_strategy == "epoch" else 0)
+        steps = given.max_steps
+        if steps <= 0:
+            steps = math.ceil(math.ceil(record["data"]["splits"]["train"]["rows"] / batch) * epochs)
         step = record["seconds"]["training"] / PROBE_STEPS
-        seconds = record["seconds"]["set-up"] + step * (steps + evaluations * validation / batch / 3)
-        rows.append([task, runs, steps, seconds / 60, runs * seconds / 3600])
+        # Evaluated after each epoch and once more at the end.
+        seconds = record["seconds"]["set-up"] + step * (steps + (1 + math.ceil(epochs)) * validation / batch / 3)
+        rows.append([task, runs, steps, f"{seconds / 60:.1f}", runs * seconds / 3600])
         print(f"{task}: {seconds / 60:.1f} min a run", flush=True)
-    shown = [[task, n, steps, f"{minutes:.1f}", f"{hours:.2f}"] for task, n, steps, minutes, hours in rows]
-    shown.append(
-        ["all", sum(r[1] for r in rows), sum(r[1] * r[2] for r in rows), "-", f"{sum(r[4] for r in rows):.2f}"]
-    )
-    how = (
-        f"One run after another on {record['device']} in {record['precision']}, from {PROBE_STEPS} steps of each task."
-    )
-    return f"{table(['task', 'runs', 'steps', 'minutes a run', 'hours'], shown)}\n{how}"
+    rows.append(["all", runs * len(rows), sum(runs * row[2] for row in rows), "-", sum(row[4] for row in rows)])
+    how = f"One run after another on {record['device']} in {record['precision']}, from {PROBE_STEPS} steps of each."
+    return f"{table(['task', 'runs', 'steps', 'minutes a run', 'hours'], rows)}\n{how}"
 
 
-def count_rows(args: argparse.Namespace, task: str) -> tuple[int, int]:
-    """Rows of train and of validation; the Hub's are known."""
+def validation_rows(args: argparse.Namespace, task: str) -> int:
     if args.data_dir is None:
-        return TASKS[task][2]
-    train = args.data_dir / task / "train.csv"
-    return tuple(
-        sum(sum(1 for _ in read_rows(str(path))) for path in paths)
-        for paths in ([train], validation_files(args, task).values())
-    )
+        return TASKS[task][2][1]
+    return sum(sum(1 for _ in read_rows(str(path))) for path in validation_files(args, task).values())
 
 
 # Scores
@@ -243,52 +212,89 @@ def best_rate(args: argparse.Namespace, done: dict[Run, Path], task: str) -> tup
     return max(means, key=means.get, default=None), means
 
 
-def interval(metric: str, runs: list[dict[str, RowScore]]) -> tuple[float, float] | None:
-    """The 95 % bootstrap interval over validation rows of the mean over seeds, from the `row_scores` of each run; None
-    for MNLI's mismatched half, which `predictions.jsonl` does not hold."""
+def interval(metric: str, runs: list[dict[str, RowScore]]) -> list[float] | None:
+    """The 95 % bootstrap interval in percent, over validation rows and seeds, of the mean over seeds, from the
+    `row_scores` of each run; None for MNLI's mismatched half, which `predictions.jsonl` does not hold."""
     scores = [scores.get(metric.removeprefix("matched_")) for scores in runs]
-    return None if None in scores else bootstrap_interval(mean_score(scores))
+    return None if None in scores else [100 * value for value in bootstrap_interval(scores)]
 
 
-def summarize(
-    args: argparse.Namespace, done: dict[Run, Path], failed: dict[Run, str], baselines: list[dict]
-) -> tuple[list[dict], list[str]]:
+def made_with(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """What a run was made with, in the words of the table."""
+    splits, arguments, batch = record["data"]["splits"], record["arguments"], record["total_batch_size"]
+    epochs = round(arguments["num_train_epochs"], 2)
+    if arguments["max_steps"] > 0:
+        epochs = round(arguments["max_steps"] * batch / splits["train"]["rows"], 2)
+    return {
+        "million parameters": parameters(folder),
+        "training rows": splits["train"]["rows"],
+        "validation rows": sum(facts["rows"] for split, facts in splits.items() if split.startswith("validation")),
+        "epochs": epochs,
+        "learning rate": arguments["learning_rate"],
+        "batch": batch,
+        "precision": f"{record['precision']} on {record['device']}",
+    }
+
+
+def parameters(folder: Path) -> float | None:
+    """Of a saved model, in millions; None where there are no weights."""
+    from safetensors import safe_open
+
+    count = 0
+    for path in folder.glob("model*.safetensors"):
+        with safe_open(path, "numpy") as file:
+            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return round(count / 1e6, 1) or None
+
+
+def summarize(args: argparse.Namespace, done: dict[Run, Path]) -> tuple[list[dict], list[str]]:
     """One entry per task and metric, and the notes that belong under the table."""
-    entries, notes = [], [f"{name_of(run)}: failed: {why}" for run, why in failed.items()]
+    entries, notes, baselines = [], [], load_baselines()
     for task in args.tasks:
         rate, means = best_rate(args, done, task)
         folders = [done[task, rate, seed] for seed in args.seeds if (task, rate, seed) in done]
-        if len(args.learning_rates) > 1 and means:
+        if not folders:
+            continue
+        if len(args.learning_rates) > 1:
             tried = ", ".join(f"{name} {100 * mean:.2f}" for name, mean in means.items())
             notes.append(
                 f"{task}: learning rate {rate} is the best on validation itself, so its score flatters ({tried})."
             )
         # Read once, for all metrics.
-        found_in = [(folder, *rows_with_gold(str(folder))) for folder in folders]
-        runs = [row_scores(rows, str(folder), record) for folder, rows, record in found_in]
-        for metric in read_scores(task, folders[0]) if folders else ():
+        of_runs = [(folder, *rows_with_gold(str(folder))) for folder in folders]
+        runs = [row_scores(rows, str(folder), record) for folder, rows, record in of_runs]
+        folder, rows, record = of_runs[0]
+        made = made_with(folder, record)
+        notes.append(
+            f"{task}: {', '.join(f'{name} {value}'.removesuffix('.0') for name, value in made.items() if value)}."
+        )
+        for metric in read_scores(task, folder):
             values = [100 * read_scores(task, folder)[metric] for folder in folders]
-            found = interval(metric, runs)
             entry = {"task": task, "metric": metric, "values": values, "mean": float(np.mean(values))}
-            entry |= {"sd": float(np.std(values, ddof=1)) if len(values) > 1 else None, "best": max(values)}
-            entry |= {"interval": None if found is None else [100 * value for value in found], "learning_rate": rate}
+            entry |= {"made": made, "runs": [folder.name for folder in folders], "best": max(values)}
+            entry |= {
+                "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                "interval": interval(metric, runs),
+            }
             for split in ("dev", "test"):
                 entry[f"published_{split}"] = published(baselines, args.model_name_or_path, task, metric, split)
             dev = entry["published_dev"]
-            entry["chance"] = dev and chance_of_difference(values, dev["score"], dev["sd"], dev["runs"])
-            folder, rows, record = found_in[0]
+            reasons = incomparable(made, dev, TASKS[task][2]) if dev else []
+            reasons += ["started from MNLI"] if args.from_mnli else []
+            entry |= {"incomparable": reasons, "chance": None}
+            if dev and reasons:
+                notes.append(f"* {task}: not comparable with the published figure: {'; '.join(reasons)}.")
+            elif dev:
+                entry["chance"] = chance_of_difference(values, dev["score"], dev["sd"], dev["runs"])
             base = trivial(rows, "validation", metric.removeprefix("matched_"), folder, record)
             entry["trivial"] = base and 100 * base[1]
-            if base and found is not None and found[0] <= base[1]:
-                notes.append(f"{task} {metric}: cannot be told from {base[0]} ({100 * base[1]:.2f}).")
+            if base and entry["interval"] and entry["interval"][0] <= entry["trivial"]:
+                notes.append(f"{task} {metric}: cannot be told from {base[0]} ({entry['trivial']:.2f}).")
             entries.append(entry)
-    missing = [task for task in TASKS if task not in {entry["task"] for entry in entries}]
-    if missing:
-        notes.append(f"No GLUE average: it is over nine tasks, and {', '.join(missing)} is missing.")
-    else:  # the mean over tasks of the mean over a task's metrics, in percent
+    if {entry["task"] for entry in entries} == set(TASKS):  # in percent, over tasks of the mean over a task's metrics
         means = [np.mean([e["mean"] for e in entries if e["task"] == task]) for task in TASKS]
         notes.append(f"GLUE average over nine tasks, dev: {np.mean(means):.1f}.")
-    return entries, notes
+    return entries, list(dict.fromkeys(notes))
 
 
 def render(entries: list[dict], notes: list[str]) -> str:
@@ -300,20 +306,12 @@ def render(entries: list[dict], notes: list[str]) -> str:
     rows = []
     for entry in entries:
         dev = entry["published_dev"]
-        low, high = entry["interval"] or (None, None)
+        name = f"{entry['task']} {entry['metric']}"
+        scores = [entry["mean"], entry["sd"], entry["best"], *(entry["interval"] or (None, None)), entry["trivial"]]
+        figure = "-" if dev is None else number(dev["score"]) + " *" * bool(entry["incomparable"])
         difference = None if dev is None else entry["mean"] - dev["score"]
-        cells = [
-            entry["mean"],
-            entry["sd"],
-            entry["best"],
-            low,
-            high,
-            entry["trivial"],
-            dev and dev["score"],
-            difference,
-        ]
-        cells.append(entry["chance"])
-        rows.append([f"{entry['task']} {entry['metric']}", len(entry["values"]), *map(number, cells)])
+        beside = [figure, number(difference), number(entry["chance"])]
+        rows.append([name, len(entry["values"]), *map(number, scores), *beside])
     header = ["dev", "seeds", "mean", "sd", "best", "95 % from", "to", "trivial", "published", "difference", "chance"]
     lines = [table(header, rows)]
     for split in ("dev", "test"):
@@ -323,8 +321,9 @@ def render(entries: list[dict], notes: list[str]) -> str:
             aside = "" if split == "dev" else ", another split, not to be compared"
             lines.append(f"Published on {split}{aside}: {model} ({source}): {', '.join(figures)}.")
     lines.append(
-        "Intervals: bootstrap over validation rows of the mean over seeds. trivial: always the commonest label of "
-        "train.\nchance: of such a difference if both models were equally good (Welch), where both have several seeds."
+        "Intervals: bootstrap over validation rows and seeds of the mean over seeds. trivial: always the commonest "
+        "label of train.\nchance: of such a difference if both models were equally good (Welch), where both have "
+        "several seeds."
     )
     return "\n".join([*lines, *notes])
 
@@ -345,28 +344,32 @@ def submit(args: argparse.Namespace, passed_on: list[str], done: dict[Run, Path]
         source = ["--dataset_config_name", config]
         if args.data_dir is not None:
             source = ["--test_file", f"{args.data_dir}/{split}.csv"]
-        error = run_process([*line, *source, "--output_dir", str(folders[name])], folders[name].with_suffix(".log"))
-        if error:
-            raise InputError(f"--submission, {name}: {error}")
+        line += [*source, "--output_dir", str(folders[name])]
+        answered = next(runner.run_jobs([runner.Job(name, line, folders[name])]))
+        if answered.error:
+            raise InputError(f"--submission, {name}: {answered.error}")
         print(f"{name}: answered by {name_of(run)}, the best of its task on validation", flush=True)
     return write_submission(folders, args.output_dir / "submission")
 
 
 def main(argv: list[str] | None = None) -> list[dict]:
     args, passed_on = parse_arguments(argv)
-    baselines = load_baselines()
+    start_from_mnli(args)
     convert_download(args)
     if args.dry_run:
         print(estimate(args, passed_on))
         return []
     done, failed = run_all(args, passed_on)
-    entries, notes = summarize(args, done, failed, baselines)
-    text, folder = render(entries, notes), args.output_dir
-    (folder / "glue.json").write_text(json.dumps({"scores": entries, "notes": notes}, indent=1) + "\n")
-    (folder / "glue.md").write_text(f"```\n{text}\n```\n")
-    if entries:
-        plot(entries, folder / "glue.svg")
-    print(f"\n{text}\n\nIn {folder}: glue.md, glue.json, glue.svg, and a folder and a log for each run.")
+    entries, notes = summarize(args, done)
+    notes = [f"{name}: failed: {why}" for name, why in failed.items()] + notes
+    settings = [args.tasks, args.seeds, args.learning_rates, args.start, args.data_dir, passed_on]
+    seeds = " ".join(map(str, args.seeds))
+    start = f" by way of MNLI ({args.start})" if args.from_mnli else ""
+    head = f"{args.model_name_or_path}{start}, seeds {seeds}, flags: {shlex.join(passed_on) or 'none'}"
+    text, folder = f"{head}\n\n{render(entries, notes)}", args.output_dir
+    record = {"finished_runs": len(done), "settings": settings, "scores": entries, "notes": notes}
+    path = runner.write_tables(folder, "glue", settings, record, f"```\n{text}\n```\n")
+    print(f"\n{text}\n\nIn {path}; each run has a folder and a log in {folder}.")
     if failed:
         raise InputError(f"{len(failed)} of {len(failed) + len(done)} runs failed; their logs are in {folder}")
     if args.submission:

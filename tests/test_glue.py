@@ -2,19 +2,20 @@
 
 import csv
 import json
-import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from common.errors import InputError
 from recipes import glue, nli, text_classification
-from recipes.tools import baselines
+from recipes.tools import baselines, runner
+from recipes.tools.compare import compare
 from recipes.tools.glue_files import OFFICIAL, SUBMISSION, convert_official, write_submission
 
+ROWS = {task: rows for task, (_, _, rows) in glue.TASKS.items()}
 SCORES = {("mrpc", 1): (3, 1), ("mrpc", 2): (2, 2), ("mnli", 1): (4, 0), ("mnli", 2): (1, 3)}  # right and wrong rows
 
 
@@ -28,52 +29,53 @@ def answer(task, folder):
     (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def fake_run(command):
+    """What a recipe leaves, without a model: the error line of one that fails, and whether it was finished before."""
+    value = {flag: command[i + 1] for i, flag in enumerate(command[:-1]) if flag.startswith("--")}
+    task, folder = value["--task_name"], Path(value["--output_dir"])
+    if value.get("--do_train") == "false":
+        return answer(task, folder), False
+    if (folder / "run.json").exists():
+        return None, True
+    seed = int(value["--seed"])
+    if (task, seed) not in SCORES:
+        return "train.csv: no such file", False
+    right, wrong = SCORES[task, seed]
+    if value.get("--learning_rate") == "9":
+        right, wrong = 0, right + wrong
+    labels = [("yes" if i % 2 else "no") for i in range(right + wrong)]
+    other = {"yes": "no", "no": "yes"}
+    rows = [{"text": str(i), "label": x, "predicted": x if i < right else other[x]} for i, x in enumerate(labels)]
+    accuracy = right / (right + wrong)
+    results = {"eval_matched_accuracy": accuracy, "eval_mismatched_accuracy": 0.5}
+    if task == "mrpc":
+        results = {"eval_f1": accuracy / 2, "eval_accuracy": accuracy}
+    train, validation = ROWS.get(task, (1, 1))
+    record = {"status": "finished", "results": results, "total_batch_size": 32, "device": "cpu", "precision": "fp32"}
+    record |= {"identity": {"num_train_epochs": 3}, "seconds": {"set-up": 10, "training": 60.0}}
+    record["arguments"] = {"task_name": task, "model_name_or_path": value["--model_name_or_path"], "max_steps": -1}
+    record["arguments"] |= {"num_train_epochs": int(value.get("--num_train_epochs", 3)), "learning_rate": 2e-5}
+    splits = {"train": {"classes": {"no": 9, "yes": 5}, "rows": train}, "validation": {"rows": validation}}
+    record["data"] = {"labels": ["no", "yes"], "splits": splits}
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "all_results.json").write_text(json.dumps(results))
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return None, False
+
+
 @pytest.fixture
 def fake_runs(monkeypatch):
-    """Runs that leave what a recipe leaves, without a model; their commands are kept."""
+    """`fake_run` in the place of every process; the commands are kept."""
     commands = []
 
-    def run(command, log):
-        commands.append(command)
-        value = {flag: command[i + 1] for i, flag in enumerate(command[:-1]) if flag.startswith("--")}
-        task, folder = value["--task_name"], Path(value["--output_dir"])
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text("")
-        if value.get("--do_train") == "false":
-            return answer(task, folder)
-        if (folder / "run.json").exists():
-            log.write_text("this run is finished")
-            return None
-        seed = int(value["--seed"])
-        if (task, seed) not in SCORES:
-            return "train.csv: no such file"
-        right, wrong = SCORES[task, seed]
-        if value.get("--learning_rate") == "9":
-            right, wrong = 0, right + wrong
-        labels = [("yes" if i % 2 else "no") for i in range(right + wrong)]
-        other = {"yes": "no", "no": "yes"}
-        rows = [{"text": str(i), "label": x, "predicted": x if i < right else other[x]} for i, x in enumerate(labels)]
-        accuracy = right / (right + wrong)
-        results = {"eval_matched_accuracy": accuracy, "eval_mismatched_accuracy": 0.5}
-        if task == "mrpc":
-            results = {"eval_f1": accuracy / 2, "eval_accuracy": accuracy}
-        record = {
-            "status": "finished",
-            "results": results,
-            "total_batch_size": 32,
-            "device": "cpu",
-            "precision": "fp32",
-        }
-        record |= {"identity": {"num_train_epochs": 3}, "seconds": {"set-up": 10, "training": 60.0}}
-        record["data"] = {"labels": ["no", "yes"], "splits": {"train": {"classes": {"no": 9, "yes": 5}}}}
-        folder.mkdir(parents=True)
-        (folder / "run.json").write_text(json.dumps(record))
-        (folder / "all_results.json").write_text(json.dumps(results))
-        (folder / "config.json").write_text(json.dumps({"id2label": {"0": "no", "1": "yes"}}))
-        (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return None
+    def run_jobs(jobs, free=({},)):
+        for job in jobs:
+            commands.append(job.command)
+            error, is_repeated = fake_run(job.command)
+            yield SimpleNamespace(job=job, error=error, is_repeated=is_repeated, began=time.monotonic())
 
-    monkeypatch.setattr(glue, "run_process", run)
+    monkeypatch.setattr(runner, "run_jobs", run_jobs)
     return commands
 
 
@@ -82,7 +84,8 @@ def flags(tmp_path, *more):
 
 
 def test_scores_over_seeds_beside_the_published_dev_figure(fake_runs, tmp_path, capsys):
-    entries = glue.main(flags(tmp_path, "--tasks", "mrpc", "mnli", "--seeds", "1", "2", "--fp16", "true"))
+    more = ["--num_train_epochs", "5", "--fp16", "true"]
+    entries = glue.main(flags(tmp_path, "--tasks", "mrpc", "mnli", "--seeds", "1", "2", *more))
     by_name = {(entry["task"], entry["metric"]): entry for entry in entries}
     accuracy = by_name["mrpc", "accuracy"]
     assert (accuracy["mean"], accuracy["best"]) == (62.5, 75.0)
@@ -97,10 +100,15 @@ def test_scores_over_seeds_beside_the_published_dev_figure(fake_runs, tmp_path, 
     output = capsys.readouterr().out
     assert "[4/4] mnli seed 2: matched_accuracy 0.2500" in output and "-21.86" in output
     assert "Published on test, another split, not to be compared: bert-base (Devlin" in output
-    assert "No GLUE average: it is over nine tasks, and cola, sst2, stsb" in output
+    assert "* mnli: not comparable with the published figure: epochs 5, published 3." in output
+    assert "* mrpc" not in output and "GLUE average" not in output
+    assert "mrpc: training rows 3668, validation rows 408, epochs 5, learning rate" in output
+    assert by_name["mnli", "matched_accuracy"]["chance"] is None  # no verdict on what is not comparable
     assert all(command[-2:] == ["--fp16", "true"] for command in fake_runs)
-    assert (tmp_path / "bert-base-cased" / "glue.svg").read_text().startswith("<?xml")
     assert json.loads((tmp_path / "bert-base-cased" / "glue.json").read_text())["scores"] == entries
+    assert (
+        (tmp_path / "bert-base-cased" / "glue.md").read_text().startswith("```\norg/bert-base-cased, seeds 1 2, flags:")
+    )
 
 
 def test_a_stopped_benchmark_continues(fake_runs, tmp_path, capsys):
@@ -122,7 +130,7 @@ def test_a_failing_run_is_named_and_the_others_go_on(fake_runs, tmp_path, capsys
 def test_the_best_learning_rate_is_said_to_flatter(fake_runs, tmp_path, capsys):
     rates = ["--learning_rates", "9", "2e-5"]
     entries = glue.main(flags(tmp_path, "--tasks", "mrpc", "--seeds", "1", *rates))
-    assert {entry["learning_rate"] for entry in entries} == {"2e-5"}
+    assert {*entries[0]["runs"]} == {"mrpc-2e-5-seed1"}
     assert "learning rate 2e-5 is the best on validation itself, so its score flatters (9 0.00, 2e-5 37.50)" in (
         capsys.readouterr().out
     )
@@ -135,7 +143,8 @@ def test_bad_flags_are_one_line(fake_runs, tmp_path, more):
     assert not fake_runs
 
 
-def test_a_dry_run_counts_runs_steps_and_hours(fake_runs, tmp_path, capsys):
+def test_a_dry_run_counts_runs_steps_and_hours(fake_runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(ROWS, "mrpc", (320, 96))
     (tmp_path / "data" / "mrpc").mkdir(parents=True)
     for split, rows in (("train", 320), ("validation", 96)):
         lines = "".join(f"a{i},b{i},1\n" for i in range(rows))
@@ -145,7 +154,7 @@ def test_a_dry_run_counts_runs_steps_and_hours(fake_runs, tmp_path, capsys):
     assert len(fake_runs) == 1 and not (tmp_path / "runs").exists()
     # 320 rows in batches of 32 over 3 epochs are 30 steps of 3 s; 4 evaluations of 96 rows are 12 batches of 1 s.
     line = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("all"))
-    assert line == ["all", "2", "60", "-", f"{2 * (10 + 30 * 3 + 12) / 3600:.2f}"]
+    assert line == ["all", "2", "60", "-", f"{2 * (10 + 30 * 3 + 12) / 3600:.4f}"]
 
 
 def test_a_dry_run_of_the_hubs_tasks_knows_their_rows(fake_runs, tmp_path, capsys):
@@ -153,17 +162,53 @@ def test_a_dry_run_of_the_hubs_tasks_knows_their_rows(fake_runs, tmp_path, capsy
     assert f" {3 * 3 * 115} " in capsys.readouterr().out  # 3 seeds, 3 epochs of 3,668 / 32 steps
 
 
-def test_a_stop_is_handed_to_the_run_and_waited_for(tmp_path):
-    """The run ends its step and saves; the benchmark ends after it, with the same code."""
-    slow = "import signal, sys, time; signal.signal(15, lambda *_: (time.sleep(0.3), print('saved'), sys.exit(143)));"
-    inner = f"{slow} print('ready', flush=True); time.sleep(60)"
-    log = tmp_path / "run.log"
-    outer = f"from recipes.glue import *; run_process([sys.executable, '-c', {inner!r}], Path({str(log)!r}))"
-    process = subprocess.Popen([sys.executable, "-c", outer])
-    while not (log.exists() and "ready" in log.read_text()):
-        time.sleep(0.1)
-    process.terminate()
-    assert process.wait() == 143 and "saved" in log.read_text()
+def test_a_failure_or_other_settings_never_replace_a_good_table(fake_runs, tmp_path, monkeypatch):
+    folder, usual = tmp_path / "bert-base-cased", ["--tasks", "mrpc", "--seeds", "1", "2"]
+    glue.main(flags(tmp_path, *usual))
+    good = (folder / "glue.md").read_text()
+    monkeypatch.delitem(SCORES, ("mrpc", 2))
+    (folder / "mrpc-seed2" / "run.json").unlink()
+    with pytest.raises(InputError, match="1 of 2 runs failed"):
+        glue.main(flags(tmp_path, *usual))
+    with pytest.raises(InputError, match=r"no run has succeeded; rte seed 1: train\.csv: no such file"):
+        glue.main(flags(tmp_path, "--tasks", "rte", "--seeds", "1"))
+    assert (folder / "glue.md").read_text() == good
+    glue.main(flags(tmp_path, "--tasks", "mrpc", "--seeds", "1"))
+    assert (folder / "glue.md").read_text() != good
+    assert good in [path.read_text() for path in folder.glob("glue-*.md")]
+
+
+def test_a_second_round_starts_from_mnli_in_a_folder_of_its_own(fake_runs, tmp_path, capsys):
+    glue.main(flags(tmp_path, "--tasks", "mnli", "mrpc", "--seeds", "1"))
+    mnli = tmp_path / "bert-base-cased" / "mnli-seed1"
+    entries = glue.main(flags(tmp_path, "--from_mnli", str(mnli), "--tasks", "mrpc", "--seeds", "1"))
+    command = fake_runs[-1]
+    assert command[command.index("--model_name_or_path") + 1] == str(mnli)
+    assert command[command.index("--new_head") + 1] == "true"
+    assert (tmp_path / "bert-base-cased-from-mnli-seed1" / "mrpc-seed1" / "run.json").exists()
+    assert entries[0]["incomparable"][-1] == "started from MNLI"
+    assert f"org/bert-base-cased by way of MNLI ({mnli}), seeds 1" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--tasks cola: must be of rte, mrpc, stsb with --from_mnli"):
+        glue.main(flags(tmp_path, "--from_mnli", str(mnli), "--tasks", "cola"))
+    with pytest.raises(InputError, match="is not a run of mnli"):
+        glue.main(flags(tmp_path, "--from_mnli", str(mnli.with_name("mrpc-seed1"))))
+
+
+def test_two_benchmarks_are_compared_task_by_task(fake_runs, tmp_path, monkeypatch):
+    folders = []
+    for name, scores in (("a", {1: (400, 200), 2: (390, 210)}), ("b", {1: (520, 80), 2: (300, 300)})):
+        for seed, score in scores.items():
+            monkeypatch.setitem(SCORES, ("mrpc", seed), score)
+        glue.main(flags(tmp_path / name, "--tasks", "mrpc", "--seeds", "1", "2"))
+        folders.append(str(tmp_path / name / "bert-base-cased"))
+    text = compare(*folders)
+    low, high = map(float, next(line for line in text.splitlines() if line.startswith("mrpc accuracy")).split()[-2:])
+    # Of 600 rows alone the interval would be some 0.05 wide; B's seeds are 0.37 apart.
+    assert low < -0.1 and high > 0.1
+    assert "mrpc: 600 rows, 2 seeds of A and 2 of B; the intervals are over rows and seeds." in text
+    assert text.endswith("mrpc: A and B cannot be told apart on 600 rows.")
+    with pytest.raises(InputError, match="no task is common to both"):
+        compare(folders[0], f"{folders[1]}/mrpc-seed1")
 
 
 OFFICIAL_ROWS = {  # header and a row of test, or of train where there is one, as the download has them

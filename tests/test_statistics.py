@@ -10,13 +10,13 @@ from sklearn import metrics
 from common.errors import InputError
 from common.metrics import entity_scores
 from recipes.tools.compare import compare
+from recipes.tools.compare import main as compare_command
 from recipes.tools.statistics import (
     answer_row_scores,
     bootstrap_interval,
     entity_row_scores,
     label_row_scores,
     mcnemar,
-    mean_score,
     number_row_scores,
 )
 
@@ -79,13 +79,16 @@ def test_the_interval_of_a_rank_correlation_is_that_of_resampled_ranks():
     assert [low, high] == pytest.approx(expected, abs=0.02)
 
 
-def test_the_mean_over_seeds_is_resampled_over_the_same_rows():
-    """Two runs that are right on opposite rows have a mean that no resampling moves."""
-    rows, *_ = label_rows(100, 0.5)
+def test_the_interval_over_several_seeds_holds_their_spread_and_that_of_rows():
+    """Of two runs that are right on opposite rows no row moves the mean, but the seeds that one happens to draw do."""
+    rows, *_ = label_rows(400, 0.5)
     other = [row | {"predicted": "no" if row["predicted"] == "yes" else "yes"} for row in rows]
     scores = [label_row_scores(r, LABELS[:2], ["accuracy"])["accuracy"] for r in (rows, other)]
-    assert mean_score(scores).value == 0.5
-    assert bootstrap_interval(mean_score(scores)) == (0.5, 0.5)
+    low, high = bootstrap_interval(scores)
+    assert low == pytest.approx(scores[1].value, abs=0.05) and high == pytest.approx(scores[0].value, abs=0.05)
+    # The same run twice is one run, and a difference to itself is 0 in every sample of rows.
+    assert bootstrap_interval([scores[0]] * 2)[0] == pytest.approx(bootstrap_interval(scores[0])[0], abs=0.01)
+    assert bootstrap_interval(scores[0], [scores[0]] * 3) == pytest.approx((0, 0))
 
 
 def test_the_interval_of_an_accuracy_is_near_the_binomial_one():
@@ -116,9 +119,11 @@ def test_mcnemar_by_hand():
     assert mcnemar([True, False], [True, False]) == (0, 0, 1.0)
 
 
-def save_run(folder, rows, results, id2label=("no", "yes"), status="finished"):
+def save_run(folder, rows, results, id2label=("no", "yes"), status="finished", arguments=(), data=()):
     folder.mkdir()
-    (folder / "run.json").write_text(json.dumps({"status": status, "results": results}))
+    arguments = {"model_name_or_path": "bert-base-cased", **dict(arguments)}
+    record = {"status": status, "results": results, "arguments": arguments, "data": dict(data)}
+    (folder / "run.json").write_text(json.dumps(record))
     (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "config.json").write_text(json.dumps({"id2label": dict(enumerate(id2label))}))
     return str(folder)
@@ -131,7 +136,7 @@ def test_two_runs_are_compared_in_a_sentence(tmp_path):
     results = {"eval_accuracy": 0.5, "eval_f1": 0.5, "eval_loss": 1.0}
     a, b = save_run(tmp_path / "a", worse, results), save_run(tmp_path / "b", better, results)
     text = compare(a, b)
-    assert "400 rows" in text and "Right in A alone: 0" in text and "under 0.01 %" in text
+    assert "400 rows, one seed each" in text and "Right in A alone: 0" in text and "under 0.01 %" in text
     assert "B is better" in text and "A is better" in compare(b, a)
     assert "A and B cannot be told apart on 400 rows." in compare(a, a)
     columns = [line.split()[0] for line in text.splitlines() if line.count(".") >= 5]
@@ -165,6 +170,27 @@ def test_where_test_labels_are_withheld_validation_is_compared(tmp_path):
     folder = save_run(tmp_path / "a", [{"text": "x", "predicted": "no"}], {"eval_accuracy": 0.5})
     (tmp_path / "a" / "validation_predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert "40 rows" in compare(folder, folder)
+
+
+def test_rows_that_a_run_or_its_start_was_trained_on_are_a_warning(tmp_path):
+    rows, *_ = label_rows(40, 0.3)
+    rows = [{"text": f"review {i}", **row} for i, row in enumerate(rows)]
+    results, train = {"eval_accuracy": 0.5}, tmp_path / "train.csv"
+    # Of the 40 rows 10 are in the file that the start was trained on, of which it held out 2 for itself.
+    train.write_text("body,label\n" + "".join(f"review {i},no\n" for i in range(10)))
+    start = save_run(tmp_path / "start", rows[:2], results, arguments={"train_file": str(train)})
+    fresh = save_run(tmp_path / "fresh", rows, results)
+    tuned = save_run(tmp_path / "tuned", rows, results, arguments={"model_name_or_path": start})
+    leaky = save_run(tmp_path / "leaky", rows, results, data={"splits": {"validation": {"in_train": 5}}})
+    assert f"Warning: {tuned} starts from {start}, which was trained on 8 of these 40 rows." in compare(fresh, tuned)
+    assert f"Warning: 5 rows of validation stand in the training data of {leaky} as well." in compare(leaky, fresh)
+    assert "Warning" not in compare(fresh, fresh)
+
+
+def test_compare_without_runs_says_what_to_give(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["compare", "", ""])
+    with pytest.raises(InputError, match="make compare A=runs/glue/x B=runs/glue/y"):
+        compare_command()
 
 
 def test_scores_without_right_or_wrong_go_by_the_interval(tmp_path):

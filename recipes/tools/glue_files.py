@@ -140,27 +140,3 @@ def submitted(row: dict, folder: Path, labels: tuple[str, ...] | None) -> str:
     if answer not in labels:
         raise InputError(f"{folder}: predicts {row['predicted']}; GLUE knows {', '.join(labels)}")
     return answer
-
-
-def plot(entries: list[dict], path: Path) -> None:
-    """Every run as a dot, the mean with its interval, and the published dev figure."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 1.2 + 0.42 * len(entries)), layout="constrained")
-    axes = figure.subplots()
-    for y, entry in enumerate(entries):
-        low, high = entry["interval"] or (entry["mean"], entry["mean"])
-        axes.plot(
-            [low, high], [y, y], color="tab:blue", linewidth=2, alpha=0.5, label="95 % interval" if y == 0 else None
-        )
-        axes.plot(entry["values"], [y] * len(entry["values"]), ".", color="tab:blue", label="a run" if y == 0 else None)
-        axes.plot(entry["mean"], y, "|", color="black", markersize=16, label="mean" if y == 0 else None)
-        if entry["published_dev"]:
-            axes.plot(entry["published_dev"]["score"], y, "D", color="tab:orange", fillstyle="none")
-    axes.plot([], [], "D", color="tab:orange", fillstyle="none", label="published, dev")
-    axes.set_yticks(range(len(entries)), [f"{e['task']} {e['metric']}" for e in entries])
-    axes.invert_yaxis()
-    axes.set_xlabel("dev score, percent")
-    axes.grid(axis="x", alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=4, frameon=False)
-    figure.savefig(path, metadata={"Date": None})

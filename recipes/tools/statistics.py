@@ -1,4 +1,4 @@
-"""How sure a score is, and whether two models differ on the same rows: thin over scipy.
+"""How sure a score is, and whether two models differ on the same rows.
 
 A score is a function of columns with a number per row. Most need their sums alone (`right`, `true positives`, ...), so
 that resampling rows is adding up again.
@@ -40,16 +40,6 @@ class RowScore:
 def of_sums(score: Callable[..., np.ndarray]) -> Callable[[Columns], np.ndarray]:
     """A score that takes the columns' sums (...), one argument each, as a function of the columns."""
     return lambda columns: score(*(np.asarray(column, dtype=float).sum(axis=-1) for column in columns))
-
-
-def mean_score(scores: Sequence[RowScore]) -> RowScore:
-    """The mean of several scores over the same rows, as of one model trained from several seeds."""
-    parts = np.cumsum([0, *(len(score.columns) for score in scores)])
-
-    def of(columns: Columns) -> np.ndarray:
-        return np.mean([s.of(columns[a:b]) for s, a, b in zip(scores, parts[:-1], parts[1:], strict=True)], axis=0)
-
-    return RowScore([column for score in scores for column in score.columns], of)
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -133,27 +123,26 @@ def answer_row_scores(rows: Sequence[dict[str, Any]]) -> dict[str, RowScore]:
     }
 
 
-def bootstrap_interval(score: RowScore, other: RowScore | None = None, seed: int = 0) -> tuple[float, float]:
-    """The 95 % percentile interval of a score over resampled rows, or of `other` less `score` over the same rows."""
-    from scipy.stats import bootstrap
+def bootstrap_interval(
+    score: RowScore | Sequence[RowScore], other: RowScore | Sequence[RowScore] | None = None, seed: int = 0
+) -> tuple[float, float]:
+    """The 95 % percentile interval of a score over resampled rows, or of `other` less `score` over the same rows.
 
-    columns = [*score.columns, *(other.columns if other else ())]
-
-    def statistic(*samples: np.ndarray, axis: int) -> np.ndarray:
-        value = score.of(samples[: len(score.columns)])
-        return value if other is None else other.of(samples[len(score.columns) :]) - value
-
-    found = bootstrap(
-        columns,
-        statistic,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=max(1, 2_000_000 // (len(columns) * len(columns[0]))),
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    Several scores of the same rows are those of one model from several seeds: of their mean, with seeds resampled too.
+    """
+    sides = [[side] if isinstance(side, RowScore) else side for side in (score, other) if side is not None]
+    count, columns = len(sides[0][0].columns[0]), sum(len(one.columns) for side in sides for one in side)
+    batch, generator, values = max(1, 2_000_000 // (columns * count)), np.random.default_rng(seed), []
+    for start in range(0, RESAMPLES, batch):
+        rows = generator.integers(0, count, (min(batch, RESAMPLES - start), count))
+        means = []
+        for side in sides:
+            of_seeds = np.stack([one.of([column[rows] for column in one.columns]) for one in side])
+            drawn = generator.integers(0, len(side), of_seeds.shape)
+            means.append(np.take_along_axis(of_seeds, drawn, axis=0).mean(axis=0))
+        values.extend(means[0] if other is None else means[1] - means[0])
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def mcnemar(right: Sequence[bool], other: Sequence[bool]) -> tuple[int, int, float]:
