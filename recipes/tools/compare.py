@@ -18,6 +18,7 @@ from recipes.tools.statistics import (
     label_row_scores,
     mcnemar,
     number_row_scores,
+    set_row_score,
 )
 
 LABEL_SCORES = ("accuracy", "f1", "macro_f1", "matthews_correlation")
@@ -68,10 +69,10 @@ def row_scores(rows: list[dict[str, Any]], folder: str, record: dict[str, Any]) 
     """The scores of a run as functions of its rows, the task's own first."""
     if "ner_tags" in rows[0]:
         return entity_row_scores(rows)
-    if isinstance(rows[0]["predicted"], list):
-        raise InputError(f"{folder}: its rows may have several labels each, and such runs are not compared")
     if "answers" in rows[0]:
         return answer_row_scores(rows)
+    if isinstance(rows[0]["predicted"], list):
+        return {"micro_f1": set_row_score([(row["label"], row["predicted"]) for row in rows])}
     if not isinstance(rows[0]["predicted"], str):
         return number_row_scores(rows)
     reported = {split_of(name)[1] for name in record["results"]}
