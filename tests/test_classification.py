@@ -128,7 +128,7 @@ def test_labels_that_training_has_not_seen_and_single_classes(tmp_path):
         checked_labels({"train": train, "validation": read(write_csv(tmp_path / "v.csv", ["a,1", "b,7"]))}, None, None)
     with pytest.raises(InputError, match="every label is 1"):
         checked_labels({"train": read(write_csv(tmp_path / "o.csv", ["a,1", "b,1"]))}, None, None)
-    with pytest.raises(InputError, match="e.csv, line 3: its label is empty"):
+    with pytest.raises(InputError, match=r"e\.csv, line 3: its label is empty"):
         checked_labels({"train": read(write_csv(tmp_path / "e.csv", ["a,1", "b,"]))}, None, None)
     with pytest.raises(InputError, match="is neither one of not_equivalent, equivalent"):
         read(write_csv(tmp_path / "x.csv", ["a,2"]), names=["not_equivalent", "equivalent"])

@@ -118,9 +118,9 @@ def test_mcnemar_by_hand():
 
 def save_run(folder, rows, results, id2label=("no", "yes"), status="finished"):
     folder.mkdir()
-    (folder / "run.json").write_text(json.dumps({"status": status, "results": results}))
+    record = {"status": status, "results": results, "data": {"labels": list(id2label)}}
+    (folder / "run.json").write_text(json.dumps(record))
     (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "config.json").write_text(json.dumps({"id2label": dict(enumerate(id2label))}))
     return str(folder)
 
 

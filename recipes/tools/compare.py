@@ -65,7 +65,7 @@ def rows_with_gold(folder: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return rows, record
 
 
-def row_scores(rows: list[dict[str, Any]], folder: str, record: dict[str, Any]) -> dict[str, RowScore]:
+def row_scores(rows: list[dict[str, Any]], record: dict[str, Any]) -> dict[str, RowScore]:
     """The scores of a run as functions of its rows, the task's own first."""
     if "ner_tags" in rows[0]:
         return entity_row_scores(rows)
@@ -76,12 +76,8 @@ def row_scores(rows: list[dict[str, Any]], folder: str, record: dict[str, Any]) 
     if not isinstance(rows[0]["predicted"], str):
         return number_row_scores(rows)
     reported = {split_of(name)[1] for name in record["results"]}
-    label_list = record.get("data", {}).get("labels")
-    if label_list is None:  # of a run that was made before these were kept
-        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-        label_list = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
     names = [name for name in LABEL_SCORES if name in reported]
-    return label_row_scores(rows, label_list, names)
+    return label_row_scores(rows, record["data"]["labels"], names)
 
 
 def compare(a: str, b: str) -> str:
@@ -97,7 +93,7 @@ def compare(a: str, b: str) -> str:
             f"{a} and {b} answered different rows ({len(rows_a)} and {len(rows_b)}); give both the same "
             "--test_file, or none and the same --validation_file"
         )
-    scores_a, scores_b = row_scores(rows_a, a, record_a), row_scores(rows_b, b, record_b)
+    scores_a, scores_b = row_scores(rows_a, record_a), row_scores(rows_b, record_b)
     lines, common = [], [name for name in scores_a if name in scores_b]
     if not common:
         raise InputError(f"{a} reports {', '.join(scores_a)} and {b} {', '.join(scores_b)}; no score is common to both")

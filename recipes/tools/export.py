@@ -179,7 +179,7 @@ def score(
     predictor.model, predictor.gold, predictor.found = model, [], []
     for start in range(0, len(inputs), predict.BLOCK):
         predictor.answer(inputs[start : start + predict.BLOCK])
-    return {} if None in predictor.gold else row_scores(rows_of(predictor), predictor.args.model, record)
+    return {} if None in predictor.gold else row_scores(rows_of(predictor), record)
 
 
 def rows_of(predictor: predict.Predictor) -> list[dict[str, Any]]:
