@@ -356,6 +356,7 @@ class Classifier(Predictor):
         batch = {"text": [row[0] for row in rows], "text_pair": [row[1] if len(row) == 2 else None for row in rows]}
         features = texts.tokenize_texts(batch, range(len(rows)), self.tokenizer, self.length, self.stride)
         logits = texts.mean_over_windows(np.stack(self.logits(features)), features)
+        logits /= self.trained.get("temperature", 1.0)
         self.found += list(logits)
         self.gold += [self.gold_of(place, row) for place, row in inputs]
         answers = []

@@ -140,8 +140,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # 5. Features. What recipes/predict.py needs beside the weights stands in the config.
     max_length, _ = training.resolve_lengths(tokenizer, model.config, args.max_seq_length, 0)
     settings = dict(task_name=args.task_name, text_columns=columns, max_seq_length=max_length, doc_stride=0)
-    limits = None if training_args.do_train else training.recipe_settings(model.config).get("thresholds")
-    model.config.recipe = dict(module=Path(__file__).stem, task="text-classification", **settings, thresholds=limits)
+    trained = {} if training_args.do_train else training.recipe_settings(model.config)
+    settings |= dict(temperature=trained.get("temperature", 1.0), thresholds=trained.get("thresholds"))
+    model.config.recipe = dict(module=Path(__file__).stem, task="text-classification", **settings)
     features = preprocess(datasets, label_list, several, tokenizer, max_length)
     facts = texts.describe(datasets, features, label_list)
     weights = training.balanced_class_weights(args.class_weights, features, label_list)
@@ -173,10 +174,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         if split not in features:
             continue
         output = trainer.predict(features[split], metric_key_prefix=prefix)
-        logits, gold = output.predictions, output.label_ids
-        if split == "validation" and args.threshold_for:
-            limits = thresholds.choose_thresholds(args.threshold_for, logits, gold, label_list)
-            model.config.recipe["thresholds"] = limits
+        if split == "validation" and training_args.do_train:
+            settings |= thresholds.tune(args.threshold_for, output.predictions, output.label_ids, label_list)
+            model.config.recipe |= settings
+        logits, gold, limits = output.predictions / settings["temperature"], output.label_ids, settings["thresholds"]
         scores = metrics.reported(output.metrics)
         scores |= metrics.tuned_scores(prefix, logits, gold, label_list, metric_names, limits)
         results |= scores
