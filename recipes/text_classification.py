@@ -90,15 +90,13 @@ def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[Da
     return data.take_rows(datasets, args), label_list, several, list(columns)
 
 
-def preprocess(
-    datasets: DatasetDict, label_list: list | None, several: bool, tokenizer, max_length: int
-) -> DatasetDict:
+def preprocess(datasets: DatasetDict, label_list: list | None, several: bool, tokenizer, max_length) -> DatasetDict:
     """Word pieces of each text, cut at `max_seq_length`."""
     label2id = None if label_list is None else {label: i for i, label in enumerate(label_list)}
     features = DatasetDict()
     for split, dataset in datasets.items():
-        kind = dict(label2id=label2id, scores=label_list is None, several=several)
-        labelled = kind if texts.has_labels(dataset) else {}
+        labelled = dict(label2id=label2id, scores=label_list is None, several=several)
+        labelled = labelled if texts.has_labels(dataset) else {}
         features[split] = data.map_cached(
             dataset, texts.tokenize_texts, tokenizer, f"Tokenizing {split}", max_length=max_length, **labelled
         )
