@@ -30,6 +30,7 @@ from common.packing import pack, replace_dropout
 
 log = logging.getLogger("recipes")
 SKIPPED_STEPS_AT_MOST = 30
+TEMPERATURES = np.geomspace(0.5, 5.0, 64)
 
 
 # The machine
@@ -501,11 +502,33 @@ def balanced_class_weights(asked: str | None, features: Any, label_list: Sequenc
     return weights
 
 
-def token_predictions(logits: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def token_predictions(
+    logits: torch.Tensor, labels: torch.Tensor | None, temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """For `preprocess_logits_for_metrics`: label ids and their probabilities, (rows, tokens) each. Only these travel to
     the host, not the logits."""
-    probabilities, ids = logits.float().softmax(dim=-1).max(dim=-1)
+    probabilities, ids = (logits.float() / temperature).softmax(dim=-1).max(dim=-1)
     return ids, probabilities
+
+
+def token_temperature(trainer: Trainer, features: Any) -> float:
+    """As `common.thresholds.fit_temperature` for labels of tokens, which takes a pass over `features` more: of
+    `TEMPERATURES` the one with which the right labels are likeliest; printed."""
+
+    def likelihoods(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        each = [
+            nn.functional.cross_entropy(logits.float().mT / temperature, labels, reduction="none").sum(dim=1)
+            for temperature in TEMPERATURES
+        ]
+        return torch.stack(each, dim=1)  # (rows, temperatures)
+
+    kept = trainer.compute_metrics, trainer.preprocess_logits_for_metrics
+    trainer.compute_metrics, trainer.preprocess_logits_for_metrics = None, likelihoods
+    losses = trainer.predict(features).predictions.sum(axis=0)
+    trainer.compute_metrics, trainer.preprocess_logits_for_metrics = kept
+    temperature = float(TEMPERATURES[losses.argmin()])
+    log.info("Temperature, fitted on validation: %.3f; probabilities come of logits divided by it.", temperature)
+    return temperature
 
 
 # The model

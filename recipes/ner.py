@@ -13,6 +13,7 @@ Score and time to expect: README.md, Results.
 import json
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from datasets import DatasetDict, Features, List, Value
@@ -132,7 +133,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # 5. Features. What recipes/predict.py needs beside the weights stands in the config.
     max_length, stride = training.resolve_lengths(tokenizer, model.config, args.max_seq_length, args.doc_stride)
-    settings = dict(max_seq_length=max_length, doc_stride=stride)
+    temperature = 1.0 if training_args.do_train else training.recipe_settings(model.config).get("temperature", 1.0)
+    settings = dict(max_seq_length=max_length, doc_stride=stride, temperature=temperature)
     model.config.recipe = dict(module=Path(__file__).stem, task="token-classification", **settings)
     features = preprocess(datasets, label_list, tokenizer, max_length, stride)
     facts = words.describe(datasets, features)
@@ -162,6 +164,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # 8. Scores of the model as it is saved, and predictions: of the test split where there is one, else of validation.
     results = {}
+    if training_args.do_train and "validation" in features:
+        temperature = model.config.recipe["temperature"] = training.token_temperature(trainer, features["validation"])
+    trainer.preprocess_logits_for_metrics = partial(training.token_predictions, temperature=temperature)
     for split, prefix in (("validation", "eval"), ("test", "test")):
         if split not in features:
             continue

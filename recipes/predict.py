@@ -268,7 +268,8 @@ class Tagger(Predictor):
         rows = [words.tagged_row(self.name, None, None, self.label_list, place, row) for place, row in inputs]
         batch = {"tokens": [row["tokens"] for row in rows]}
         features = words.tokenize_and_align_labels(batch, range(len(rows)), self.tokenizer, self.length, self.stride)
-        windows = [softmax(logits, axis=-1) for logits in self.logits(features)]
+        temperature = self.trained.get("temperature", 1.0)
+        windows = [softmax(logits / temperature, axis=-1) for logits in self.logits(features)]
         places = features["word_ids"], features["sentence"], [len(row["tokens"]) for row in rows]
         tags = words.tags_of_sentences([window.argmax(-1) for window in windows], *places, self.label_list)
         sure = words.values_of_words([window.max(-1) for window in windows], *places)
@@ -377,9 +378,8 @@ class Classifier(Predictor):
         """The right label of a row as it stands there, or a list of them; None where there is none."""
         if not self.label_columns or any(row.get(column) is None for column in self.label_columns):
             return None
-        if not self.several:
-            return row[self.label_columns[0]]
-        return texts.names_in(texts.label_of(f"{self.name}, {place}", row, self.label_columns, None))
+        label = texts.label_of(f"{self.name}, {place}", row, self.label_columns, None)
+        return texts.names_in(label) if self.several else label
 
     def shown(self, answers: list[dict[str, Any]]) -> str:
         def cell(value: Any) -> Any:

@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import InputError
 from common.thresholds import choose_threshold, choose_thresholds, fit_temperature
-from recipes import nli, predict, text_classification
+from recipes import ner, nli, predict, text_classification
 from recipes.tools import blocks, report
 from tests.conftest import save_tiny_bert
 
@@ -164,3 +164,22 @@ def test_goals_that_cannot_be_are_refused(recipe, flags, message, tiny, files, t
     with pytest.raises(InputError, match=message):
         recipe.main([*map(str, given), "--threshold_for", *flags])
     assert not (tmp_path / "run").exists()
+
+
+def test_tags_have_their_temperature_too_and_predict_uses_it(ner_flags, small_files, tmp_path, capsys):
+    from common.training import TEMPERATURES
+
+    ner.main(ner_flags)
+    temperature = recipe_of(tmp_path / "run")["temperature"]
+    assert temperature in TEMPERATURES and f"Temperature, fitted on validation: {temperature:.3f}" in (
+        capsys.readouterr().out
+    )
+    answers = predict.main(["--model", str(tmp_path / "run"), "--file", small_files["test"], "--json"])
+    rows = rows_of(tmp_path / "run")
+    for answer, row in zip(answers, rows, strict=True):
+        assert answer["probabilities"] == pytest.approx(row["probabilities"], abs=2e-3)
+    again = ["--do_train", "false", "--model_name_or_path", tmp_path / "run", "--test_file", small_files["test"]]
+    ner.main([*map(str, again), "--output_dir", str(tmp_path / "again"), "--bf16", "false", "--max_seq_length", "32"])
+    assert [row["probabilities"] for row in rows_of(tmp_path / "again")] == [
+        pytest.approx(row["probabilities"], abs=2e-3) for row in rows
+    ]

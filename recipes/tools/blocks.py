@@ -203,11 +203,11 @@ def precision_and_recall(rows: list[dict], label: str, threshold: float) -> dict
 
     def draw(axes: Any) -> None:
         axes.plot(recall, precision)
-        axes.plot(recall[chosen], precision[chosen], "o", color=B, label=f"from {threshold:.3f} on")
+        axes.plot(recall[chosen], precision[chosen], "o", color=B)
         axes.set(xlabel="recall", ylabel="precision")
-        axes.legend()
 
-    return chart(draw, f"Precision over recall of {label}; the point is the threshold chosen on validation.", 3.2)
+    caption = f"Precision over recall of {label}; the point is the threshold chosen on validation, {threshold:.3f}."
+    return chart(draw, caption, 3.2)
 
 
 def text_lines(row: dict[str, Any]) -> list[tuple]:
@@ -347,10 +347,7 @@ def tag_blocks(rows: list[dict]) -> list[dict[str, Any]]:
         pair = (("gold", gold[i]), ("found", predicted[i]))
         lines = [(name, tagged_parts(rows[i]["tokens"], tags, at)) for name, tags in pair]
         cases += [(f"sentence {i + 1}: {differ[i]} entities differ", lines)] * (differ[i] > 0)
-    caption = (
-        "Types: rows are gold, columns the entity that overlaps most. "
-        "None as a row: predicted where nothing is; as a column: not found."
-    )
+    caption = "Types: rows are gold, columns the entity that overlaps most. None: nothing is there, or was found."
     return [
         table(header, sorted(per_type, key=lambda row: row[3]), "Types, the worst first.", bar=3),
         confusion([*at], counts, caption),
@@ -363,13 +360,12 @@ def tag_blocks(rows: list[dict]) -> list[dict[str, Any]]:
 def tagged_parts(words: Sequence[str], tags: Sequence[str], colour_of: dict[str, int]) -> list[tuple[str, str, str]]:
     """A sentence as (text, class, type), a part for each entity and for what lies between."""
     parts, done = [], 0
-    limit = min(len(words), LONGEST // 4)
-    for name, start, end in [*(e for e in entities(tags) if e[2] <= limit), ("", limit, limit)]:
+    for name, start, end in [*entities(tags), ("", len(words), len(words))]:
         parts.append((" ".join(words[done:start]) + " ", "", ""))
         parts.append((" ".join(words[start:end]), f"t{colour_of[name] % 6}" if name else "", name))
         parts.append((" ", "", ""))
         done = end
-    return [*parts, (" …", "", "")] if limit < len(words) else parts
+    return parts
 
 
 def answer_blocks(rows: list[dict], folder: Path, start: str, record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -453,10 +449,9 @@ def null_threshold(rows: list[dict], folder: Path, start: str, record: dict[str,
     unanswerable = sum(not row["answers"] for row in rows)
     curve = 100 * (unanswerable + np.concatenate([[0], np.cumsum(np.array(gains)[order])])) / len(rows)
     x = np.concatenate([[min(low, values.min()) - 1], values[order]])
-    step = max(1, len(x) // 400)
 
     def draw(axes: Any) -> None:
-        axes.plot(x[::step], curve[::step], drawstyle="steps-post")
+        axes.plot(x, curve, drawstyle="steps-post")
         axes.axvline(0, color=INK, linestyle=":", linewidth=1, label="official, 0")
         if tuned is not None:
             axes.axvline(tuned, color=B, linestyle="--", linewidth=1, label=f"best on validation, {tuned:.2f}")

@@ -86,6 +86,7 @@ def model_card(model: str, record: dict[str, Any], config: dict[str, Any]) -> st
         scores=table(["split", "score", "value"], scores),
         pairs=len(settings.get("text_columns", ())) == 2 or config.get("texts_per_row") == 2,
         several=config.get("problem_type") == "multi_label_classification",
+        temperature=settings.get("temperature", 1.0),
         windows=bool(settings.get("doc_stride")),
         shell_model=shlex.quote(model),
     )
