@@ -10,9 +10,11 @@ from itertools import chain
 from typing import Any
 
 import datasets
+import numpy as np
 
 from common.data import is_tag
 from common.errors import InputError
+from common.thresholds import decide
 
 log = logging.getLogger("recipes")
 HAS_ANSWER = {"HasAns": True, "NoAns": False}
@@ -200,8 +202,11 @@ def entity_lookup(train_tokens: Iterable, train_tags: Iterable, tokens: Iterable
     return tagged
 
 
-def default_metrics(label_list: Sequence[str] | None) -> tuple[str, ...]:
-    """Metrics where no task says them: of classes accuracy and the mean F1 over them, of scores both correlations."""
+def default_metrics(label_list: Sequence[str] | None, several: bool = False) -> tuple[str, ...]:
+    """Metrics where no task says them: of classes accuracy and the mean F1 over them, of scores both correlations; of
+    several labels a text F1 over all decisions and its mean over the labels, and the share of rows that are right."""
+    if several:
+        return ("micro_f1", "macro_f1", "accuracy")
     return ("pearson", "spearmanr") if label_list is None else ("accuracy", "macro_f1")
 
 
@@ -221,15 +226,12 @@ def class_scores(
     Raises:
         ValueError: predictions that are no whole numbers.
     """
-    from sklearn.metrics import accuracy_score, matthews_corrcoef, precision_recall_fscore_support
+    from sklearn.metrics import accuracy_score, matthews_corrcoef
 
     if any(value != int(value) for value in (*predictions, *references)):
         raise ValueError("class ids must be whole numbers")
     ids = list(labels) if labels is not None else sorted({int(v) for v in (*references, *predictions)})
-    columns = precision_recall_fscore_support(references, predictions, labels=ids, zero_division=0)
-    names = ("precision", "recall", "f1", "support")
-    rows = zip(*columns, strict=True)
-    classes = {i: dict(zip(names, map(float, row), strict=True)) for i, row in zip(ids, rows, strict=True)}
+    classes = per_class(references, predictions, ids)
     scores = {
         "accuracy": float(accuracy_score(references, predictions)),
         "macro_f1": sum(row["f1"] for row in classes.values()) / len(classes),
@@ -237,6 +239,37 @@ def class_scores(
         "classes": classes,
     }
     return scores | ({"f1": classes[ids[1]]["f1"]} if len(ids) == 2 else {})
+
+
+def per_class(references: Sequence, predictions: Sequence, ids: Sequence[int]) -> dict[int, dict[str, float]]:
+    """Precision, recall, F1 and support of each class, 0 where there is nothing to divide by."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    columns = precision_recall_fscore_support(references, predictions, labels=ids, zero_division=0)
+    names = ("precision", "recall", "f1", "support")
+    rows = zip(*columns, strict=True)
+    return {i: dict(zip(names, map(float, row), strict=True)) for i, row in zip(ids, rows, strict=True)}
+
+
+def label_set_scores(references: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]]) -> dict:
+    """Scores of 0 or 1 for each row and label, where a row may have several labels, computed by scikit-learn.
+
+    `micro_f1` over all decisions, `macro_f1`, the mean over labels, `accuracy`, the share of rows whose labels are all
+    right and no other; and `classes`, precision, recall, F1 and support of each label.
+
+    >>> scores = label_set_scores([[1, 1], [0, 1]], [[1, 0], [0, 1]])
+    >>> scores["micro_f1"], round(scores["macro_f1"], 4), scores["accuracy"]
+    (0.8, 0.8333, 0.5)
+    """
+    from sklearn.metrics import accuracy_score, f1_score
+
+    references, predictions = (np.asarray(rows, dtype=int) for rows in (references, predictions))
+    return {
+        "micro_f1": float(f1_score(references, predictions, average="micro", zero_division=0)),
+        "macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0)),
+        "accuracy": float(accuracy_score(references, predictions)),
+        "classes": per_class(references, predictions, range(references.shape[1])),
+    }
 
 
 def number_scores(references: Sequence[float], predictions: Sequence[float]) -> dict[str, float]:
@@ -262,8 +295,14 @@ def number_scores(references: Sequence[float], predictions: Sequence[float]) -> 
     return {name: float(of(predictions, references)[0]) for name, of in correlations.items()}
 
 
-def label_scores(predictions, label_ids, label_list: Sequence[str] | None) -> dict:
-    """Scores of logits (rows, classes) against class ids, or of predicted numbers (rows, 1) against numbers.
+def label_scores(
+    predictions: Any, label_ids: Any, label_list: Sequence[str] | None, thresholds: dict[str, float] | None = None
+) -> dict:
+    """Scores of logits (rows, classes) against class ids, or against 0 or 1 for each label where `label_ids` are (rows,
+    labels); of predicted numbers (rows, 1) against numbers.
+
+    Args:
+        thresholds: of `common.thresholds.choose_thresholds`; None for a half, and for the likeliest class.
 
     >>> import numpy as np
     >>> label_scores(np.array([[0.0, 1.0], [2.0, 1.0]]), [1, 1], ["no", "yes"])["accuracy"]
@@ -271,7 +310,21 @@ def label_scores(predictions, label_ids, label_list: Sequence[str] | None) -> di
     """
     if label_list is None:
         return score("numbers", label_ids, predictions[:, 0])
-    return score("classes", label_ids, predictions.argmax(-1), labels=range(len(label_list)))
+    if np.ndim(label_ids) == 2:
+        return score("label sets", label_ids, decide(predictions, label_list, True, thresholds))
+    return score(
+        "classes", label_ids, decide(predictions, label_list, False, thresholds), labels=range(len(label_list))
+    )
+
+
+def tuned_scores(
+    prefix: str, predictions: Any, label_ids: Any, label_list: Sequence[str], names: Sequence[str], thresholds: Any
+) -> dict[str, float]:
+    """Scores of a split at `thresholds`, as `{prefix}_tuned_{name}`; none without thresholds or right labels."""
+    if thresholds is None or label_ids is None:
+        return {}
+    scores = label_scores(predictions, label_ids, label_list, thresholds)
+    return {f"{prefix}_tuned_{name}": scores[name] for name in names}
 
 
 SPLITS = {"eval_mismatched": "validation_mismatched", "eval_matched": "validation", "eval": "validation"}
@@ -483,6 +536,7 @@ KINDS = {
         *(TAGS, TAGS),
     ),
     "classes": (class_scores, GLUE, NUMBER, NUMBER),  # numbers, and checked: integers would cut fractions off silently
+    "label sets": (label_set_scores, GLUE, *(datasets.Sequence(datasets.Value("int64")),) * 2),
     "numbers": (number_scores, GLUE, NUMBER, NUMBER),
     "answers": (
         answers_scores,

@@ -262,9 +262,11 @@ def finish_run(run: Run, trainer: Any, results: dict[str, float], facts: dict[st
     seconds["total"] = round(sum(seconds.values()) or took, 1)
     log.info("Seconds: %s.", ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
     run.record |= {"status": "finished", "seconds": seconds, "results": json.loads(json.dumps(results, default=float))}
+    settings = getattr(config, "recipe", None) or {}
     run.record["data"] = {
-        "max_seq_length": (getattr(config, "recipe", None) or {}).get("max_seq_length"),
-        "labels": list(config.id2label.values()) if config.problem_type == "single_label_classification" else None,
+        "max_seq_length": settings.get("max_seq_length"),
+        "labels": list(config.id2label.values()) if "label" in (config.problem_type or "") else None,
+        "thresholds": settings.get("thresholds"),
         "splits": facts,
     }
     write_record(run)

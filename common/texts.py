@@ -1,10 +1,10 @@
-"""One text, or two, with a label or a score: columns, labels, tokens, predictions, and what is printed about them."""
+"""One text, or two, with labels or a score: columns, labels, tokens, predictions, and what is printed about them."""
 
 import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from common.data import Source, column, columns, repetitions, source_name, window_facts
 from common.errors import InputError
 from common.metrics import label_scores, score_line, show_facts, split_of, table
+from common.thresholds import decide, probabilities
 
 log = logging.getLogger("recipes")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "sentiment", "score", "target")
@@ -26,113 +27,128 @@ TWO_TEXTS = [
 ]
 WITHHELD = "-"  # for a label, as `common.data` writes the -1 of a column with class names
 NO_TEXT = {"id", "idx", "index", "guid", *LABEL_COLUMNS}
+YES_OR_NO = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}  # in a label's own column
 
 
 def find_columns(
-    sources: dict[str, Source], count: int, text_columns: Sequence[str] | None, label_column: str | None
-) -> tuple[tuple[str, ...], str | None]:
-    """The names of the text columns, which all splits must have, and of the label column, which a split may lack; from
-    the first row of the first split. Inferred ones are printed.
+    sources: dict[str, Source], count: int, text_columns: Sequence[str] | None, label_columns: Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the text columns, which all splits must have, and of the label columns, which a test split may lack;
+    from the first row of the first split. Inferred ones are printed.
 
     Args:
         count: of texts in a row, 1 or 2.
-        text_columns, label_column: what the user or the task says; None infers.
+        text_columns, label_columns: what the user or the task says; None infers. Several label columns hold 0 or 1
+            each.
 
     Raises:
         InputError: a column is missing, or what is meant cannot be told; with the columns that are there.
     """
     first_rows = {source.name: next(source.rows(), (None, None))[1] for source in sources.values()}
-    for name, row in first_rows.items():
-        if row is None:
-            raise InputError(f"{name}: holds no rows; check the file and its format")
+    empty = next((name for name, row in first_rows.items() if row is None), None)
+    if empty is not None:
+        raise InputError(f"{empty}: holds no rows; check the file and its format")
     name, row = next(iter(first_rows.items()))
-    texts, inferred = tuple(text_columns or ()), []
+    texts, labels = tuple(text_columns or ()), tuple(label_columns or ())
     if not next(iter(sources.values())).has_header and len(row) <= count + 1:  # the texts, then the label
-        rest = [name for name in row if name not in texts]
-        texts = texts or tuple(rest[:count])
-        label_column = label_column or next((name for name in rest if name not in texts), None)
-        inferred.append(f"column {' and '.join(texts)} as the text, {label_column or 'none'} as the label")
-    if not texts:
-        known = [names for names in (ONE_TEXT if count == 1 else TWO_TEXTS) if all(name in row for name in names)]
-        known_not = {*NO_TEXT, label_column}
-        others = tuple(name for name, value in row.items() if name not in known_not and isinstance(value, str))
-        texts = known[0] if len(known) == 1 else others if not known and len(others) == count else ()
-        if not texts:
-            raise InputError(
-                f"{name}: cannot tell which of its columns ({', '.join(row)}) "
-                f"{'hold the two texts' if count > 1 else 'holds the text'}; name {'them' if count > 1 else 'it'} with "
-                "--text_columns, or add --no_header if the first line does not name the columns"
-            )
-        inferred.append(f"column {' and '.join(texts)} as the text")
+        texts = texts or tuple(row)[:count]
+        labels = labels or tuple(column for column in row if column not in texts)[:1]
+    texts = texts or infer_texts(name, row, count, labels)
     if len(texts) != count:
         other = "; recipes.nli is the recipe for two" if count == 1 else "; recipes.text_classification reads one"
         raise InputError(f"--text_columns {' '.join(texts)}: this recipe reads {count} text{'s' * (count > 1)}{other}")
-    if label_column is None:
-        candidates = [column for column in LABEL_COLUMNS if column in row and column not in texts]
-        if len(candidates) > 1:
-            raise InputError(f"{name}: has columns {' and '.join(candidates)}; name one with --label_column")
-        label_column = candidates[0] if candidates else None
-        if label_column:
-            inferred.append(f"{label_column} as the label")
-    if inferred:
-        log.info("%s: reading %s.", name, ", ".join(inferred))
+    labels = labels or infer_labels(name, row, texts)
+    if not (text_columns and label_columns):
+        named = " and ".join(texts), ", ".join(labels) or "none"
+        log.info("%s: reading column %s as the text, %s as the label.", name, *named)
     for name, row in first_rows.items():
-        missing = [column for column in texts if column not in row]
+        there = f"only {', '.join(row)}; name"
+        missing = next((column for column in texts if column not in row), None)
         if missing:
-            raise InputError(
-                f"{name}: has no column {missing[0]}, only {', '.join(row)}; rename it, or name the columns of all "
-                "files with --text_columns"
-            )
-        others = [column for column in LABEL_COLUMNS if column in row and column not in texts]
-        if label_column is not None and label_column not in row and (others or "test" not in sources):
-            columns = ", ".join(row)
-            raise InputError(f"{name}: has no column {label_column}, only {columns}; name one with --label_column")
-    return texts, label_column
+            raise InputError(f"{name}: has no column {missing}, {there} the columns of all files with --text_columns")
+        missing = [column for column in labels if column not in row]
+        if missing and ("test" not in sources or len(missing) < len(labels) or infer_labels(name, row, texts)):
+            raise InputError(f"{name}: has no column {missing[0]}, {there} one with --label_column")
+    return texts, labels
+
+
+def infer_texts(name: str, row: dict[str, Any], count: int, labels: Sequence[str]) -> tuple[str, ...]:
+    known = [names for names in (ONE_TEXT if count == 1 else TWO_TEXTS) if all(name in row for name in names)]
+    others = [column for column, value in row.items() if isinstance(value, str) and value not in YES_OR_NO]
+    others = [column for column in others if column not in {*NO_TEXT, *labels}]
+    if len(known) == 1 or (not known and len(others) == count):
+        return known[0] if known else tuple(others)
+    raise InputError(
+        f"{name}: cannot tell which of its columns ({', '.join(row)}) "
+        f"{'hold the two texts' if count > 1 else 'holds the text'}; name {'them' if count > 1 else 'it'} with "
+        "--text_columns, or add --no_header if the first line does not name the columns"
+    )
+
+
+def infer_labels(name: str, row: dict[str, Any], texts: Sequence[str]) -> tuple[str, ...]:
+    """The column that is called a label; else all beside the texts, if they are two or more and hold 0 or 1."""
+    candidates = [column for column in LABEL_COLUMNS if column in row and column not in texts]
+    if len(candidates) > 1:
+        raise InputError(f"{name}: has columns {' and '.join(candidates)}; name one with --label_column")
+    others = [column for column in row if column not in {*NO_TEXT, *texts}]
+    if not candidates and len(others) > 1 and all(str(row[column]).lower() in YES_OR_NO for column in others):
+        return tuple(others)
+    return tuple(candidates)
 
 
 def labelled_texts(
     source: "Source",
     text_columns: Sequence[str],
-    label_column: str | None,
+    label_columns: Sequence[str],
     names: Sequence[str] | None,
     is_task: bool = False,
 ) -> Iterator[dict]:
     """Rows -> {"text", "text_pair" or None, "label" as text or None, "place", "note"}.
 
     Args:
-        label_column: None, or one that the first row lacks, for rows without labels.
+        label_columns: none for rows without labels; rows that lack one have none.
         names: the task's label names; labels may then be these or integers that index them.
         is_task: the rows are GLUE's, where the label -1 means that it is withheld.
 
     Raises:
         InputError: a text or a label that is none, or a label that the task does not know.
     """
-    first_kind = None
-    wanted = label_column
-    for number, (place, row) in enumerate(source.rows()):
-        label_column = label_column if number or label_column in row else None
+    for place, row in source.rows():
         where = f"{source.name}, {place}"
-        if label_column is None and wanted in row:
-            raise InputError(f'{where}: has "{wanted}", which the rows before do not have; all need a label, or none')
         texts = []
         for name in text_columns:
             if not isinstance(row.get(name), str):
                 kind = type(row[name]).__name__ if name in row else "missing"
                 raise InputError(f'{where}: "{name}" is not a text ({kind})')
             texts.append(row[name])
-        value = row.get(label_column) if label_column else None
-        label = None if label_column is None else label_name(where, label_column, value, names, is_task)
-        kind = "text" if isinstance(value, str) else "a number"
-        if kind != (first_kind := first_kind or kind):
-            raise InputError(f"{where}: label {value!r} is {kind} where those before are {first_kind}; write all alike")
-        empty = any(not text.strip() for text in texts)
+        is_labelled = bool(label_columns) and all(column in row for column in label_columns)
         yield {
             "text": texts[0],
             "text_pair": texts[1] if len(texts) > 1 else None,
-            "label": label,
+            "label": label_of(where, row, label_columns, names, is_task) if is_labelled else None,
             "place": place,
-            "note": "empty text" if empty else "",
+            "note": "" if all(text.strip() for text in texts) else "empty text",
         }
+
+
+def label_of(
+    where: str, row: dict[str, Any], label_columns: Sequence[str], names: Sequence[str] | None, is_task: bool = False
+) -> str | None:
+    """The label of a row as text, "" where it is empty; of a list, or of several columns, each label ends with a bar.
+
+    >>> label_of("", {"label": ["slow"]}, ["label"], None), label_of("", {"slow": 0, "dear": 1}, ["slow", "dear"], None)
+    ('slow|', 'dear|')
+    """
+    if len(label_columns) > 1:
+        cells = {column: str(row[column]).strip().lower() for column in label_columns}
+        odd = next((column for column, value in cells.items() if value not in YES_OR_NO), None)
+        if odd is not None:
+            raise InputError(f'{where}: "{odd}" is {row[odd]!r}; of several label columns each holds 0 or 1')
+        return "".join(f"{column}|" for column, value in cells.items() if YES_OR_NO[value])
+    (column,) = label_columns
+    if isinstance(row[column], list) and names is None:
+        return "".join(f"{label_name(where, column, value, None)}|" for value in row[column])
+    return label_name(where, column, row[column], names, is_task)
 
 
 def label_name(where: str, column: str, value: Any, names: Sequence[str] | None, is_task: bool = False) -> str | None:
@@ -141,10 +157,10 @@ def label_name(where: str, column: str, value: Any, names: Sequence[str] | None,
     >>> label_name("a.csv, line 2", "label", 1, ["no", "yes"]), label_name("a.csv, line 2", "label", True, None)
     ('yes', 'True')
     """
-    if value is None or value != value or (isinstance(value, str) and not value.strip()):  # nan differs from itself
-        raise InputError(f'{where}: "{column}" is empty; every row needs a label, or none and no such column')
     if isinstance(value, (list, dict)):
         raise InputError(f'{where}: "{column}" is a {type(value).__name__}, which is no label')
+    if value is None or value != value:  # nan differs from itself
+        return ""
     text = np.format_float_positional(value, trim="-") if isinstance(value, float) else str(value).strip()
     if is_task and text in ("-1", "-1.0", WITHHELD):
         return None
@@ -153,6 +169,15 @@ def label_name(where: str, column: str, value: Any, names: Sequence[str] | None,
     if re.fullmatch(r"[0-9]+(\.0)?", text) and int(float(text)) < len(names):
         return names[int(float(text))]
     raise InputError(f'{where}: label "{text}" is neither one of {", ".join(names)} nor its number from 0')
+
+
+def names_in(label: str) -> list[str]:
+    """The labels of a row that may have several.
+
+    >>> names_in("slow | costly"), names_in("slow|"), names_in("")
+    (['slow', 'costly'], ['slow'], [])
+    """
+    return [name for name in map(str.strip, label.split("|")) if name]
 
 
 def is_number(text: str) -> bool:
@@ -172,23 +197,20 @@ def is_finite(text: str) -> bool:
         return False
 
 
-def has_fraction(text: str) -> bool:
-    """
-    >>> has_fraction("3.8"), has_fraction("3.0"), has_fraction("3,8")
-    (True, False, False)
-    """
-    return is_number(text) and float(text) % 1 != 0
+def checked_labels(
+    datasets: Any, names: Sequence[str] | None, regression: bool | None, several: bool | None = None
+) -> tuple[Any, list[str] | None, bool]:
+    """The splits without rows that have no label; the class names in their order, or None where a score is learnt; and
+    whether a row may have several labels.
 
-
-def checked_labels(datasets: Any, names: Sequence[str] | None, regression: bool | None) -> tuple[Any, list[str] | None]:
-    """The splits without rows that have no label, and the class names in their order, or None where a score is learnt.
-
-    Labels are scores where every one is a plain decimal number and at least one has a fraction. A row has no label
-    where that is -1 in a column with class names, or "-" beside two or more others (SNLI); a test split may have none.
+    Labels are scores where every one is a plain decimal number and at least one has a fraction. Rows may have several,
+    or none of them, where any holds a bar. Else a row has no label where that is -1 in a column with class names, or
+    "-" beside two or more others (SNLI); a test split may have none.
 
     Args:
         names: the task's, which keep their order; None takes those of the data, numbers by value, else by the alphabet.
         regression: what the task or the user says; None decides by the labels.
+        several: what a trained model says, which is used as it is; None decides by the labels.
 
     Raises:
         InputError: rows without a label, one class only, scores that are none, or a label that training has not seen.
@@ -196,60 +218,88 @@ def checked_labels(datasets: Any, names: Sequence[str] | None, regression: bool 
     # Without a training split the labels of all splits; a trained model's own then say whether they are known.
     of_split = {split: set(column(dataset, "label")) - {None} for split, dataset in datasets.items()}
     everywhere = set().union(*of_split.values())
-    withheld = {WITHHELD} if "+" not in everywhere and len(everywhere) != 2 else set()
+    if several is None:
+        several = names is None and not regression and any("|" in label for label in everywhere)
+    withheld = {WITHHELD} if "+" not in everywhere and len(everywhere) != 2 and not several else set()
+    datasets = without_unlabelled(datasets, withheld, several)
     values = of_split.get("train", everywhere) - withheld
-    for split, dataset in list(datasets.items()):
-        labels, places = list(column(dataset, "label")), dataset["place"]
-        without = [i for i, label in enumerate(labels) if label is None or label in withheld]
-        if split == "test" and len(without) == len(dataset):
-            kept = dataset.remove_columns("label")
-            datasets[split] = kept.add_column("label", [None] * len(dataset), feature=dataset.features["label"])
-            continue
-        if len(without) == len(dataset):
-            raise InputError(
-                f"{source_name(dataset, split)}, {places[0]}: no label; add one, or name the column with --label_column"
-            )
-        if without:
-            log.warning(
-                "%s: %d rows of %d have no label and are left out (the first: %s).",
-                *(source_name(dataset, split), len(without), len(dataset), places[without[0]]),
-            )
-            gone = set(without)
-            datasets[split] = dataset.select([i for i in range(len(dataset)) if i not in gone])
+    if several:
+        values = {name for label in values for name in names_in(label)}
     if regression is None:
-        regression = names is None and all(map(is_number, values)) and any(map(has_fraction, values))
+        regression = names is None and not several and all(map(is_number, values))
+        regression = regression and any(float(value) % 1 != 0 for value in values)
         if regression:
             log.info("Labels are numbers, some with a fraction: a score is learnt (--regression false: classes).")
-        elif names is None and any(re.fullmatch(r"[0-9]+,[0-9]+", value) for value in values):
-            log.warning("Warning: labels such as 3,5 are taken for classes; with a point, 3.5, they are scores.")
-    name = source_name(next(iter(datasets.values())), "train")
+    if "train" in datasets and names is None and len(values) < 2 - several:
+        what = "score" if regression else "label"
+        only = next(iter(values), "empty")
+        raise InputError(
+            f"{source_name(datasets['train'], 'train')}: every {what} is {only}; there is nothing to learn"
+        )
     if regression:
-        for split, dataset in datasets.items():
-            for place, label in columns(dataset, "place", "label"):
-                where = f"{source_name(dataset, split)}, {place}"
-                if label is not None and not is_finite(label):
-                    raise InputError(f'{where}: label "{label}" is no number, but a score is learnt')
-                if label is not None and float(label) == -100:  # the Trainer's mark of what is not trained on
-                    raise InputError(f"{where}: a score of -100 would be passed over in training; shift scores")
-        if "train" in datasets and len(values) < 2:
-            raise InputError(f"{name}: every score is {next(iter(values))}; there is nothing to learn")
-        return datasets, None
+        check_scores(datasets)
+        return datasets, None, False
     if names is not None:
-        return datasets, list(names)
-    if "train" in datasets and len(values) < 2:
-        raise InputError(f"{name}: every label is {next(iter(values))}; there is nothing to learn")
+        return datasets, list(names), False
     ordered = sorted(values, key=float if all(map(is_number, values)) else str)
-    alike = [pair for pair in pairwise(sorted(values, key=str.casefold)) if pair[0].casefold() == pair[1].casefold()]
-    for pair in alike:
-        log.warning("Warning: %s and %s are two classes, which differ in upper and lower case alone.", *pair)
+    check_classes(datasets, ordered, several)
+    if several:
+        example = max(sorted(everywhere), key=lambda label: label.count("|"), default="")
+        log.info('Rows may have several labels, as "%s": %d labels in all.', example, len(ordered))
+    return datasets, ordered, several
+
+
+def without_unlabelled(datasets: Any, withheld: set[str], several: bool) -> Any:
+    """The splits without the rows whose label is None or withheld; of a test split that has no label at all, all rows.
+
+    Raises:
+        InputError: another split has none, or a label is empty where a row has exactly one.
+    """
+    for split, dataset in list(datasets.items()):
+        labels, name = list(column(dataset, "label")), source_name(dataset, split)
+        if "" in labels and not several:
+            place = dataset[labels.index("")]["place"]
+            raise InputError(f"{name}, {place}: its label is empty; every row needs one, or none and no such column")
+        kept = [i for i, label in enumerate(labels) if label is not None and label not in withheld]
+        if not kept and split == "test":
+            unlabelled = dataset.remove_columns("label")
+            datasets[split] = unlabelled.add_column("label", [None] * len(dataset), feature=dataset.features["label"])
+        elif not kept:
+            place = dataset[0]["place"]
+            raise InputError(f"{name}, {place}: no label; add one, or name the column with --label_column")
+        elif len(kept) < len(labels):
+            place = dataset[min(set(range(len(labels))) - set(kept))]["place"]
+            log.warning(
+                "%s: %d rows of %d have no label and are left out (the first: %s).",
+                *(name, len(labels) - len(kept), len(labels), place),
+            )
+            datasets[split] = dataset.select(kept)
+    return datasets
+
+
+def check_scores(datasets: Any) -> None:
     for split, dataset in datasets.items():
         for place, label in columns(dataset, "place", "label"):
-            if label is not None and label not in values:
+            where = f"{source_name(dataset, split)}, {place}"
+            if label is not None and not is_finite(label):
+                raise InputError(f'{where}: label "{label}" is no number, but a score is learnt')
+            if label is not None and float(label) == -100:  # the Trainer's mark of what is not trained on
+                raise InputError(f"{where}: a score of -100 would be passed over in training; shift scores")
+
+
+def check_classes(datasets: Any, label_list: Sequence[str], several: bool) -> None:
+    for one, other in pairwise(sorted(label_list, key=str.casefold)):
+        if one.casefold() == other.casefold():
+            log.warning("Warning: %s and %s are two classes, which differ in upper and lower case alone.", one, other)
+    for split, dataset in datasets.items():
+        for place, label in columns(dataset, "place", "label"):
+            names = [] if label is None else names_in(label) if several else [label]
+            unknown = [name for name in names if name not in label_list]
+            if unknown:
                 raise InputError(
-                    f'{source_name(dataset, split)}, {place}: label "{label}" does not occur in train '
-                    f"({', '.join(ordered)}); add examples of it there, or rename it"
+                    f'{source_name(dataset, split)}, {place}: label "{unknown[0]}" does not occur in train '
+                    f"({', '.join(label_list)}); add examples of it there, or rename it"
                 )
-    return datasets, ordered
 
 
 def has_labels(dataset: Any) -> bool:
@@ -258,17 +308,20 @@ def has_labels(dataset: Any) -> bool:
 
 
 def label_groups(dataset: Any, is_regression: bool) -> dict[str, list | None]:
-    """For `common.data.hold_out`: copies of a text are one group, and every class gives its share."""
+    """For `common.data.hold_out`: copies of a text are one group, and every class gives its share; of a row with
+    several labels the rarest counts."""
     pairs = columns(dataset, "text", "text_pair")
     texts = [text if pair is None else f"{text}\n{pair}" for text, pair in pairs]
     if is_regression:
         return {"groups": texts, "texts": texts, "kinds": [set() for _ in texts]}
-    labels = dataset["label"][:]
-    return {"groups": texts, "texts": texts, "kinds": [{label} for label in labels], "classes": labels}
+    kinds = [set(names_in(label)) for label in column(dataset, "label")]
+    counts = Counter(chain.from_iterable(kinds))
+    classes = [min(names, key=lambda name: (counts[name], name), default="") for names in kinds]
+    return {"groups": texts, "texts": texts, "kinds": kinds, "classes": classes}
 
 
 def predicted_rows(
-    dataset: Any, predictions: Any, label_list: Sequence[str] | None, multi_label: bool = False
+    dataset: Any, predictions: Any, label_list: Sequence[str] | None, several: bool = False, thresholds: Any = None
 ) -> list[dict[str, Any]]:
     """For `predictions.jsonl`: texts, gold label where known, and what `answers` makes of the predictions; of classes
     also `label_probability`, that of the gold label.
@@ -277,43 +330,44 @@ def predicted_rows(
         predictions: logits, rows x classes, or rows x 1 for a score, in the order of `dataset`.
     """
     rows, classes = [], len(label_list or ())
-    for row, answer in zip(dataset, answers(predictions, label_list, multi_label, top_k=classes), strict=True):
+    for row, answer in zip(dataset, answers(predictions, label_list, several, thresholds, classes), strict=True):
         texts = {name: row[name] for name in ("text", "text_pair", "label") if row[name] is not None}
         probability = answer.pop("probabilities", {}).get(row["label"])
+        if several and "label" in texts:
+            texts["label"] = names_in(texts["label"])
         rows.append(texts | answer | ({} if probability is None else {"label_probability": probability}))
     return rows
 
 
 def answers(
-    predictions: Any, label_list: Sequence[str] | None, multi_label: bool = False, top_k: int = 1
+    predictions: Any, label_list: Sequence[str] | None, several: bool = False, thresholds: Any = None, top_k: int = 1
 ) -> list[dict[str, Any]]:
-    """The label with its probability, or the score; with `multi_label` every label whose probability is over a half.
-    With `top_k` above 1 also so many labels with their `probabilities`, the likeliest first.
+    """The label with its probability, or the score; with `several` all labels whose probability is enough. With `top_k`
+    above 1 also so many labels with their `probabilities`, the likeliest first.
+
+    Args:
+        several, thresholds: as for `common.thresholds.decide`.
 
     >>> import numpy as np
     >>> answers(np.array([[0.0, 2.0]]), ["no", "yes"]), answers(np.array([[3.25]]), None)
     ([{'predicted': 'yes', 'probability': 0.8808}], [{'predicted': 3.25}])
-    >>> answers(np.array([[-2.0, 2.0]]), ["funny", "long"], multi_label=True)
+    >>> answers(np.array([[-2.0, 2.0]]), ["funny", "long"], several=True)
     [{'predicted': ['long'], 'probability': [0.8808]}]
     """
-    from scipy.special import expit, softmax
-
     if label_list is None:
         return [{"predicted": round(float(row[0]), 4)} for row in predictions]
-    if multi_label:
-        found = []
-        for row in expit(predictions):
-            likely = {label: round(float(p), 4) for label, p in zip(label_list, row, strict=True) if p > 0.5}
-            found.append({"predicted": list(likely), "probability": list(likely.values())})
-        return found
-    probabilities = softmax(predictions, axis=-1)
-    best = probabilities.argmax(axis=-1)
     found = []
-    for i, row in zip(best, probabilities, strict=True):
-        found.append({"predicted": label_list[i], "probability": round(float(row[i]), 4)})
+    decided = decide(predictions, label_list, several, thresholds)
+    for choice, row in zip(decided, probabilities(predictions, several), strict=True):
+        row = [round(float(p), 4) for p in row]
+        if several:
+            chosen = np.flatnonzero(choice)
+            found.append({"predicted": [label_list[i] for i in chosen], "probability": [row[i] for i in chosen]})
+        else:
+            found.append({"predicted": label_list[choice], "probability": row[choice]})
         if top_k > 1:
             ranked = sorted(zip(row, label_list, strict=True), key=lambda pair: -pair[0])[:top_k]
-            found[-1]["probabilities"] = {label: round(float(p), 4) for p, label in ranked}
+            found[-1]["probabilities"] = {label: p for p, label in ranked}
     return found
 
 
@@ -325,6 +379,7 @@ def tokenize_texts(
     stride: int = 0,
     label2id: dict[str, int] | None = None,
     scores: bool = False,
+    several: bool = False,
 ) -> dict[str, list]:
     """One model input per row of one or two texts, cut at `max_length` (for `Dataset.map`, batched); or with `stride`
     windows over the whole of one text.
@@ -336,10 +391,11 @@ def tokenize_texts(
         stride: pieces that two neighbouring windows of a text share; 0 cuts the text instead.
         label2id: ids of the labels, when rows have them.
         scores: labels are numbers to be learnt.
+        several: a row may have several labels.
 
     Returns:
-        The tokenizer's own inputs; `labels`, an id or a number; `row`, the row number; `length`, the number of pieces
-        kept; `whole_length`, the number there were (in the window).
+        The tokenizer's own inputs; `labels`, an id, a number, or with `several` 0 or 1 for each label; `row`, the row
+        number; `length`, the number of pieces kept; `whole_length`, the number there were (in the window).
     """
     pairs = batch["text_pair"] if batch["text_pair"][0] is not None else None
     windows = dict(truncation=True, max_length=max_length, stride=stride, return_overflowing_tokens=True)
@@ -361,7 +417,10 @@ def tokenize_texts(
     features["row"] = [indices[sample] for sample in samples]
     features |= {"length": [len(ids) for ids in features["input_ids"]], "whole_length": whole}
     if scores or label2id is not None:
-        labels = [float(label) if scores else label2id[label] for label in batch["label"]]
+        if several:
+            labels = [[float(name in names_in(label)) for name in label2id] for label in batch["label"]]
+        else:
+            labels = [float(label) if scores else label2id[label] for label in batch["label"]]
         features["labels"] = [labels[sample] for sample in samples]
     return features
 
@@ -392,7 +451,7 @@ def describe(datasets: Any, features: Any, label_list: Sequence[str] | None) -> 
         facts[split] = window_facts(datasets[split], features[split], in_train, "whole_length") | dict(
             cut=sum(whole > kept for whole, kept in columns(features[split], "whole_length", "length")),
             duplicates=duplicates,
-            classes=dict(Counter(labels)),
+            classes=dict(Counter(chain.from_iterable(map(names_in, labels)))),
         )
         if facts[split]["cut"] > 0.05 * len(datasets[split]):
             log.warning(
@@ -408,29 +467,31 @@ def describe(datasets: Any, features: Any, label_list: Sequence[str] | None) -> 
 
 
 def show_labels(
-    split: str, datasets: Any, logits: Any, label_list: Sequence[str] | None, scores: dict[str, float]
+    split: str, datasets: Any, logits: Any, gold: Any, label_list: Sequence[str] | None, scores: dict, thresholds: Any
 ) -> None:
     """Scores per class and overall, and beside them what always answering the commonest label of train would score.
 
     Args:
-        scores: all that the run reports of the split; none where it has no labels.
+        gold: ids of classes, 0 or 1 for each label, or numbers; None where the split has no labels.
+        scores: all that the run reports of the split.
+        thresholds: at which the table shows each label; None for a half.
     """
-    gold = datasets[split]["label"][:]
-    if gold[0] is None:
+    if gold is None:
         return
     if label_list is None:
         log.info("\n%s (%d rows): %s.", split, len(gold), score_line(scores))
         return
-    ids = [label_list.index(label) for label in gold]
-    classes = label_scores(logits, ids, label_list)["classes"]
-    columns = ("precision", "recall", "f1")
-    rows = [[label_list[i], *(row[c] for c in columns), int(row["support"])] for i, row in classes.items()]
-    log.info("\n%s (%d rows)\n%s", split, len(gold), table(["class", *columns, "support"], rows))
+    classes = label_scores(logits, gold, label_list, thresholds)["classes"]
+    rows = [[label_list[i], *(row[c] for c in ("precision", "recall", "f1"))] for i, row in classes.items()]
+    rows = [[*row, int(classes[i]["support"]), (thresholds or {}).get(row[0], "")] for i, row in enumerate(rows)]
+    header = ["class", "precision", "recall", "f1", "support", "threshold" if thresholds else ""]
+    log.info("\n%s (%d rows)\n%s", split, len(gold), table(header, rows))
     log.info("%s: %s.", split, score_line(scores))
     if "train" in datasets:
-        commonest = Counter(column(datasets["train"], "label")).most_common(1)[0][0]
-        always = np.zeros_like(logits)
+        labels = chain.from_iterable(map(names_in, column(datasets["train"], "label")))
+        commonest = Counter(labels).most_common(1)[0][0]
+        always = np.full_like(logits, -1)
         always[:, label_list.index(commonest)] = 1
-        baseline = label_scores(always, ids, label_list)
+        baseline = label_scores(always, gold, label_list)
         known = [name for name in map(lambda key: split_of(key)[1], scores) if name in baseline]
         log.info("Always answering %s (trivial baseline): %s.", commonest, score_line(baseline, known))

@@ -31,6 +31,7 @@ from common.packing import pack, replace_dropout
 
 log = logging.getLogger("recipes")
 SKIPPED_STEPS_AT_MOST = 30
+TEMPERATURES = np.geomspace(0.5, 5.0, 64)
 
 
 # The machine
@@ -462,15 +463,25 @@ def cross_entropy_loss(class_weights: torch.Tensor | None = None, label_smoothin
 
 
 def label_loss(
-    label_list: Sequence[str] | None, class_weights: torch.Tensor | None, label_smoothing: float
+    label_list: Sequence[str] | None, class_weights: torch.Tensor | None, label_smoothing: float, several: bool = False
 ) -> Callable:
-    """`cross_entropy_loss`, or the mean squared error where a score is learnt (`label_list` is None)."""
+    """`cross_entropy_loss`; where a row may have several labels the mean binary cross entropy over rows and labels;
+    where a score is learnt (`label_list` is None) the mean squared error."""
 
     def mean_squared_error(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         known = labels != -100  # as everywhere; a score of just that is refused
         total = (outputs["logits"].float().squeeze(-1) - labels.float())[known].square().sum()
         return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
+    def binary_cross_entropy(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        logits = outputs["logits"].float()
+        weights = None if class_weights is None else class_weights.to(logits.device)
+        total = nn.functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="sum")
+        return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+
+    binary_cross_entropy.follows = ("class_weights",)
+    if several:
+        return binary_cross_entropy
     return mean_squared_error if label_list is None else cross_entropy_loss(class_weights, label_smoothing)
 
 
@@ -502,7 +513,8 @@ def span_loss(label_smoothing: float) -> Callable:
 def balanced_class_weights(asked: str | None, features: Any, label_list: Sequence[str] | None) -> torch.Tensor | None:
     """For `--class_weights balanced`: scikit-learn's weights, rows / (classes x rows of the class); printed.
 
-    Their mean over the training rows is 1, so the loss keeps its scale and the learning rate its meaning.
+    Their mean over the training rows is 1, so the loss keeps its scale and the learning rate its meaning. Where a row
+    may have several labels, how many times more rows lack a label than have it (`pos_weight`).
     """
     if asked is None or "train" not in features:
         return None
@@ -511,36 +523,64 @@ def balanced_class_weights(asked: str | None, features: Any, label_list: Sequenc
     from sklearn.utils.class_weight import compute_class_weight
 
     labels = np.asarray(features["train"]["labels"][:])
-    present = np.unique(labels)  # scikit-learn wants each class to occur
     weights = torch.ones(len(label_list))
-    weights[present] = torch.tensor(compute_class_weight("balanced", classes=present, y=labels), dtype=torch.float)
+    if labels.ndim == 2:
+        weights[:] = torch.tensor((len(labels) - labels.sum(0)) / labels.sum(0).clip(min=1))
+    else:
+        present = np.unique(labels)  # scikit-learn wants each class to occur
+        weights[present] = torch.tensor(compute_class_weight("balanced", classes=present, y=labels), dtype=torch.float)
     log.info("Class weights: %s.", ", ".join(f"{n} {w:.3f}" for n, w in zip(label_list, weights, strict=True)))
     return weights
 
 
-def token_predictions(logits: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def token_predictions(
+    logits: torch.Tensor, labels: torch.Tensor | None, temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """For `preprocess_logits_for_metrics`: label ids and their probabilities, (rows, tokens) each. Only these travel to
     the host, not the logits."""
-    probabilities, ids = logits.float().softmax(dim=-1).max(dim=-1)
+    probabilities, ids = (logits.float() / temperature).softmax(dim=-1).max(dim=-1)
     return ids, probabilities
 
 
-def token_log_probabilities(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+def token_log_probabilities(
+    logits: torch.Tensor, labels: torch.Tensor | None, temperature: float = 1.0
+) -> torch.Tensor:
     """Likewise those of all labels, (rows, tokens, labels), for a decoder that weighs them against each other."""
-    return logits.float().log_softmax(dim=-1)
+    return (logits.float() / temperature).log_softmax(dim=-1)
+
+
+def token_temperature(trainer: Trainer, features: Any) -> float:
+    """As `common.thresholds.fit_temperature` for labels of tokens, which takes a pass over `features` more: of
+    `TEMPERATURES` the one with which the right labels are likeliest; printed."""
+
+    def likelihoods(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        each = [
+            nn.functional.cross_entropy(logits.float().mT / temperature, labels, reduction="none").sum(dim=1)
+            for temperature in TEMPERATURES
+        ]
+        return torch.stack(each, dim=1)  # (rows, temperatures)
+
+    kept = trainer.compute_metrics, trainer.preprocess_logits_for_metrics
+    trainer.compute_metrics, trainer.preprocess_logits_for_metrics = None, likelihoods
+    losses = trainer.predict(features).predictions.sum(axis=0)
+    trainer.compute_metrics, trainer.preprocess_logits_for_metrics = kept
+    temperature = float(TEMPERATURES[losses.argmin()])
+    log.info("Temperature, fitted on validation: %.3f; probabilities come of logits divided by it.", temperature)
+    return temperature
 
 
 # The model
 
 
-def head_config(label_list: Sequence[str] | None) -> dict[str, Any]:
-    """Config entries of a sequence classification head: label names, or one output for a score."""
+def head_config(label_list: Sequence[str] | None, several: bool = False) -> dict[str, Any]:
+    """Config entries of a sequence classification head: label names, of which a row has one or `several`, or one output
+    for a score."""
     if label_list is None:
         return {"num_labels": 1, "problem_type": "regression"}
     return {
         "id2label": dict(enumerate(label_list)),
         "label2id": {label: i for i, label in enumerate(label_list)},
-        "problem_type": "single_label_classification",
+        "problem_type": f"{'multi' if several else 'single'}_label_classification",
     }
 
 
@@ -614,6 +654,14 @@ def ignore_padding(model: nn.Module, args: Any, inputs: dict[str, torch.Tensor],
             outputs[name] = outputs[name].masked_fill(
                 inputs["attention_mask"] == 0, torch.finfo(outputs[name].dtype).min
             )
+
+
+def has_several_labels(name: str) -> bool:
+    """Whether a trained model gives a row several labels; nothing of the data says it where each row has one."""
+    from transformers import AutoConfig
+
+    with hub_errors("model", name):
+        return AutoConfig.from_pretrained(name).problem_type == "multi_label_classification"
 
 
 def model_label_list(name: str, labels: Sequence[str], is_trained: bool, new_head: bool = False) -> list[str] | None:

@@ -262,7 +262,7 @@ def summarize(args: argparse.Namespace, done: dict[Run, Path]) -> tuple[list[dic
             )
         # Read once, for all metrics.
         of_runs = [(folder, *rows_with_gold(str(folder))) for folder in folders]
-        runs = [row_scores(rows, str(folder), record) for folder, rows, record in of_runs]
+        runs = [row_scores(rows, record) for _, rows, record in of_runs]
         folder, rows, record = of_runs[0]
         made = made_with(folder, record)
         notes.append(

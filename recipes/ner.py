@@ -13,6 +13,7 @@ Score and time to expect: README.md, Results.
 import json
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from datasets import DatasetDict, Features, List, Value
@@ -141,12 +142,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     as_trained = training.recipe_settings(model.config)
     context = words.resolve_context(args, as_trained, datasets)
     viterbi = as_trained.get("viterbi", False) if args.viterbi is None else args.viterbi
-    settings = dict(max_seq_length=max_length, doc_stride=stride, viterbi=viterbi, **context)
+    temperature = 1.0 if training_args.do_train else as_trained.get("temperature", 1.0)
+    settings = dict(max_seq_length=max_length, doc_stride=stride, temperature=temperature, viterbi=viterbi, **context)
     model.config.recipe = dict(module=Path(__file__).stem, task="token-classification", **settings)
     features = preprocess(datasets, label_list, tokenizer, max_length=max_length, stride=stride, **context)
     facts = words.describe(datasets, features)
 
     # 6. Trainer.
+    token_outputs = training.token_log_probabilities if viterbi else training.token_predictions
     trainer = training.RecipeTrainer(
         model=model,
         args=training_args,
@@ -159,7 +162,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         # Of training and of validation; yours may be a mean of (outputs, labels), or as those in common/training.py.
         compute_loss_func=training.cross_entropy_loss(label_smoothing=training_args.label_smoothing_factor),
         compute_metrics=build_compute_metrics(datasets.get("validation"), features.get("validation"), label_list),
-        preprocess_logits_for_metrics=training.token_log_probabilities if viterbi else training.token_predictions,
+        preprocess_logits_for_metrics=token_outputs,
         callbacks=run.callbacks,
         flags=args,
     )
@@ -171,6 +174,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # 8. Scores of the model as it is saved, and predictions: of the test split where there is one, else of validation.
     results = {}
+    if training_args.do_train and "validation" in features:
+        temperature = model.config.recipe["temperature"] = training.token_temperature(trainer, features["validation"])
+    trainer.preprocess_logits_for_metrics = partial(token_outputs, temperature=temperature)
     for split, prefix in (("validation", "eval"), ("test", "test")):
         if split not in features:
             continue

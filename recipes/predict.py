@@ -16,7 +16,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -65,7 +65,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--no_header", action="store_true", help="the .csv or .tsv begins with data")
     parser.add_argument("--text_columns", nargs="+", help="columns of a file that hold the texts; unset: as trained")
-    parser.add_argument("--label_column", help="column of a file that holds the label; unset: inferred")
+    parser.add_argument("--label_column", nargs="+", help="column of a file that holds the label; unset: inferred")
     parser.add_argument("--top_k", type=int, default=1, help="show so many of the likeliest classes; unset: 1")
     parser.add_argument(
         "--at_least", type=float, default=0.0, help="below this probability, entities are dropped and answers marked"
@@ -273,7 +273,8 @@ class Tagger(Predictor):
         context = {name: self.trained[name] for name in ("context", "document_size") if name in self.trained}
         windows = dict(max_length=self.length, stride=self.stride, **context)
         features = words.tokenize_and_align_labels(batch, range(len(rows)), self.tokenizer, **windows)
-        windows = [log_softmax(logits, axis=-1) for logits in self.logits(features)]
+        temperature = self.trained.get("temperature", 1.0)
+        windows = [log_softmax(logits / temperature, axis=-1) for logits in self.logits(features)]
         places = features["word_ids"], features["row"], [len(row["tokens"]) for row in rows]
         if self.trained.get("viterbi"):
             tags, sure = words.legal_tags(windows, *places, self.label_list)
@@ -328,16 +329,19 @@ class Classifier(Predictor):
         as_trained = self.trained.get(
             "text_columns", args.text_columns or ["text", "text_pair"][: 1 + bool(args.text_pair)]
         )
-        self.columns, self.label_column = ["text", "text_pair"][: len(as_trained)], None
+        self.columns, self.label_columns = ["text", "text_pair"][: len(as_trained)], ()
+        self.several = config.problem_type == "multi_label_classification"
+        self.thresholds = self.trained.get("thresholds")
         if not args.file or Path(args.file).suffix.lower() == ".txt":
             return
         # As trained where the file has those columns; else inferred, as many.
         source = Source(args.file, digest="", path=args.file, has_header=not args.no_header)
         _, first = next(source.rows(), (None, {}))
         known = args.text_columns or (as_trained if all(c in first for c in as_trained) else None)
-        if args.label_column and args.label_column not in first:
-            raise InputError(f"{args.file}: has no column {args.label_column}, only {', '.join(first)}")
-        self.columns, self.label_column = texts.find_columns(
+        lacking = [column for column in args.label_column or () if column not in first]
+        if lacking:
+            raise InputError(f"{args.file}: has no column {lacking[0]}, only {', '.join(first)}")
+        self.columns, self.label_columns = texts.find_columns(
             {"test": source}, len(as_trained), known, args.label_column
         )
         if not known and "text_columns" in self.trained:
@@ -351,7 +355,7 @@ class Classifier(Predictor):
         rows = []
         for place, row in inputs:
             is_pair = len(self.columns) == 2
-            if is_pair and "text_pair" not in row and self.label_column is None and "\t" in str(row.get("text")):
+            if is_pair and "text_pair" not in row and not self.label_columns and "\t" in str(row.get("text")):
                 row["text"], row["text_pair"] = row["text"].split("\t", 1)  # a pair per line, with a tab between
             too_many = not is_pair and not self.args.file and "text_pair" in row
             if too_many or any(not isinstance(row.get(column), str) for column in self.columns):
@@ -361,16 +365,29 @@ class Classifier(Predictor):
         batch = {"text": [row[0] for row in rows], "text_pair": [row[1] if len(row) == 2 else None for row in rows]}
         features = texts.tokenize_texts(batch, range(len(rows)), self.tokenizer, self.length, self.stride)
         logits = texts.mean_over_windows(np.stack(self.logits(features)), features)
-        multi_label = self.config.problem_type == "multi_label_classification"
+        logits /= self.trained.get("temperature", 1.0)
         self.found += list(logits)
-        self.gold += [None if multi_label or not self.label_column else row.get(self.label_column) for _, row in inputs]
+        self.gold += [self.gold_of(place, row) for place, row in inputs]
         answers = []
-        for row, answer in zip(rows, texts.answers(logits, self.label_list, multi_label, self.args.top_k), strict=True):
+        for row, answer in zip(rows, self.decoded(logits, self.args.top_k), strict=True):
             given = {"text": row[0]} | ({"text_pair": row[1]} if len(row) == 2 else {})
             probability = answer.get("probability")
+            if self.several:
+                sure = [i for i, p in enumerate(probability) if p >= self.args.at_least]
+                answer |= {name: [answer[name][i] for i in sure] for name in ("predicted", "probability")}
             unsure = isinstance(probability, float) and probability < self.args.at_least
             answers.append(given | answer | ({"unsure": True} if unsure else {}))
         return answers
+
+    def decoded(self, logits: np.ndarray, top_k: int = 1) -> list[dict[str, Any]]:
+        return texts.answers(logits, self.label_list, self.several, self.thresholds, top_k)
+
+    def gold_of(self, place: str, row: dict[str, Any]) -> Any:
+        """The right label of a row as it stands there, or a list of them; None where there is none."""
+        if not self.label_columns or any(row.get(column) is None for column in self.label_columns):
+            return None
+        label = texts.label_of(f"{self.name}, {place}", row, self.label_columns, None)
+        return texts.names_in(label) if self.several else label
 
     def shown(self, answers: list[dict[str, Any]]) -> str:
         def cell(value: Any) -> Any:
@@ -388,15 +405,17 @@ class Classifier(Predictor):
         shown = [i for i, name in enumerate(header) if name not in ("next", "") or any(row[i] for row in cells)]
         return metrics.table([header[i] for i in shown], [[row[i] for i in shown] for row in cells])
 
-    def names_of(self, gold: list[Any]) -> list[str]:
-        """The right labels as the model spells them."""
-        names = [str(value).strip() for value in gold]
-        if self.label_list is None:
-            return names
-        spelling = {label.casefold(): label for label in self.label_list}
+    def names_of(self, gold: list[Any]) -> list[Any]:
+        """The right labels as the model spells them; where a row may have several, a list of them each."""
+        spelling = {label.casefold(): label for label in self.label_list or ()}
         if self.trained.get("task_name"):  # numbers stand for the classes in their order, as they did in training
-            spelling |= {str(i): label for i, label in enumerate(self.label_list) if str(i) not in spelling}
-        return [name if name in self.label_list else spelling.get(name.casefold(), name) for name in names]
+            spelling |= {str(i): label for i, label in enumerate(self.label_list or ()) if str(i) not in spelling}
+
+        def named(value: Any) -> Any:
+            name = str(value).strip()
+            return name if name in (self.label_list or ()) else spelling.get(name.casefold(), name)
+
+        return [list(map(named, value)) if self.several else named(value) for value in gold]
 
     def scored(self, gold: list[Any], found: list[Any]) -> str:
         names = self.names_of(gold)
@@ -406,12 +425,17 @@ class Classifier(Predictor):
                 return f'not scored, because its label "{odd}" is not a number.'
             gold = [float(name) for name in names]
         else:
-            unknown = next((name for name in names if name not in self.label_list), None)
+            used = chain.from_iterable(names) if self.several else names
+            unknown = next((name for name in used if name not in self.label_list), None)
             if unknown is not None:
                 return f'not scored, because the model has no label "{unknown}", only {", ".join(self.label_list)}.'
-            gold = [self.label_list.index(name) for name in names]
-        scores = metrics.label_scores(np.stack(found), gold, self.label_list)
-        return f"{metrics.score_line(scores, metrics.default_metrics(self.label_list))}."
+            gold = (
+                [self.label_list.index(name) for name in names]
+                if not self.several
+                else [[int(label in of_row) for label in self.label_list] for of_row in names]
+            )
+        scores = metrics.label_scores(np.stack(found), gold, self.label_list, self.thresholds)
+        return f"{metrics.score_line(scores, metrics.default_metrics(self.label_list, self.several))}."
 
 
 class Reader(Predictor):

@@ -24,7 +24,7 @@ from transformers import (
     set_seed,
 )
 
-from common import data, errors, metrics, runs, texts, training
+from common import data, errors, metrics, runs, texts, thresholds, training
 from common.arguments import RecipeArguments, flag, parse_arguments
 from recipes.tools.report import write_report
 
@@ -43,9 +43,10 @@ class Arguments(RecipeArguments):
     dataset_name: str = flag("nyu-mll/glue", "Dataset on the Hub, or a local folder.")
     task_name: str | None = flag(None, f"One of {', '.join(TASKS)}. Unset: the first, or none with own files.")
     text_columns: list[str] | None = flag(None, "Text columns. Unset: the task's, or inferred.")
-    label_column: str | None = flag(None, "Column of the label. Unset: the task's, or inferred.")
+    label_column: list[str] | None = flag(None, "Column of the label, or columns of 0 and 1. Unset: inferred.")
     regression: bool | None = flag(None, "Learn a score, not a class. Unset: where labels have fractions.")
     class_weights: str | None = flag(None, "balanced: all classes weigh alike in the loss. Unset: all rows do.")
+    threshold_for: str | None = flag(None, "f1, precision>=0.9 or recall>=0.9 on validation. Unset: 0.5 is enough.")
 
 
 # The example scripts' GLUE settings, which are within BERT's grid (arXiv 1810.04805, appendix A.3).
@@ -69,30 +70,33 @@ DEFAULTS = dict(
 FEATURES = Features({name: Value("string") for name in ("text", "text_pair", "label", "place", "note")})
 
 
-def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[DatasetDict, list[str] | None, list[str]]:
-    """Splits of texts and labels; the label names in their order, or None where a score is learnt; the columns read."""
+def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[DatasetDict, list | None, bool, list]:
+    """Splits of texts and labels; the label names in their order, or None where a score is learnt; whether a text may
+    have several labels; the columns read."""
     columns, names, _ = TASKS.get(args.task_name, (None, None, None))
     sources = data.find_sources(args, training_args)
-    columns, label_column = texts.find_columns(
-        sources, 1, args.text_columns or columns, args.label_column or ("label" if columns else None)
+    columns, label_columns = texts.find_columns(
+        sources, 1, args.text_columns or columns, args.label_column or (["label"] if columns else None)
     )
-    options = dict(text_columns=columns, label_column=label_column, names=names, is_task=args.task_name is not None)
+    options = dict(text_columns=columns, label_columns=label_columns, names=names, is_task=args.task_name is not None)
     datasets = data.load_splits(sources, texts.labelled_texts, FEATURES, **options)
     regression = args.regression if args.task_name is None else names is None
-    datasets, label_list = texts.checked_labels(datasets, names, regression)
+    several = None if training_args.do_train else training.has_several_labels(args.model_name_or_path)
+    datasets, label_list, several = texts.checked_labels(datasets, names, regression, several)
+    thresholds.check_goal(args.threshold_for, label_list, several, training_args)
     if training_args.do_train and training_args.do_eval and "validation" not in datasets:
-        datasets |= data.hold_out(
-            datasets["train"], training_args.seed, **texts.label_groups(datasets["train"], label_list is None)
-        )
-    return data.take_rows(datasets, args), label_list, list(columns)
+        groups = texts.label_groups(datasets["train"], label_list is None)
+        datasets |= data.hold_out(datasets["train"], training_args.seed, **groups)
+    return data.take_rows(datasets, args), label_list, several, list(columns)
 
 
-def preprocess(datasets: DatasetDict, label_list: list[str] | None, tokenizer, max_length: int) -> DatasetDict:
+def preprocess(datasets: DatasetDict, label_list: list | None, several: bool, tokenizer, max_length) -> DatasetDict:
     """Word pieces of each text, cut at `max_seq_length`."""
     label2id = None if label_list is None else {label: i for i, label in enumerate(label_list)}
     features = DatasetDict()
     for split, dataset in datasets.items():
-        labelled = dict(label2id=label2id, scores=label_list is None) if texts.has_labels(dataset) else {}
+        labelled = dict(label2id=label2id, scores=label_list is None, several=several)
+        labelled = labelled if texts.has_labels(dataset) else {}
         features[split] = data.map_cached(
             dataset, texts.tokenize_texts, tokenizer, f"Tokenizing {split}", max_length=max_length, **labelled
         )
@@ -115,7 +119,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     set_seed(training_args.seed)
 
     # 2. Data.
-    datasets, label_list, columns = load_datasets(args, training_args)
+    datasets, label_list, several, columns = load_datasets(args, training_args)
 
     # 3. The folder that this run owns: finished, to be resumed, or new.
     run = runs.open_run(__file__, argv, args, training_args, datasets)
@@ -127,21 +131,22 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if label_list is not None:
         is_trained = not training_args.do_train
         label_list = training.model_label_list(run.model, label_list, is_trained, args.new_head)
-    model = training.load_model(
-        AutoModelForSequenceClassification, run.model, args, training_args, **training.head_config(label_list)
-    )
+    head = training.head_config(label_list, several)
+    model = training.load_model(AutoModelForSequenceClassification, run.model, args, training_args, **head)
     training.freeze(model, args.freeze)
 
     # 5. Features. What recipes/predict.py needs beside the weights stands in the config.
     max_length, _ = training.resolve_lengths(tokenizer, model.config, args.max_seq_length, 0)
     settings = dict(task_name=args.task_name, text_columns=columns, max_seq_length=max_length, doc_stride=0)
+    trained = {} if training_args.do_train else training.recipe_settings(model.config)
+    settings |= dict(temperature=trained.get("temperature", 1.0), thresholds=trained.get("thresholds"))
     model.config.recipe = dict(module=Path(__file__).stem, task="text-classification", **settings)
-    features = preprocess(datasets, label_list, tokenizer, max_length)
+    features = preprocess(datasets, label_list, several, tokenizer, max_length)
     facts = texts.describe(datasets, features, label_list)
     weights = training.balanced_class_weights(args.class_weights, features, label_list)
 
     # 6. Trainer.
-    metric_names = TASKS[args.task_name][2] if args.task_name else metrics.default_metrics(label_list)
+    metric_names = TASKS[args.task_name][2] if args.task_name else metrics.default_metrics(label_list, several)
     trainer = training.RecipeTrainer(
         model=model,
         args=training_args,
@@ -150,7 +155,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         eval_dataset=features.get("validation"),
         processing_class=tokenizer,
         # Of training and of validation; yours may be a mean of (outputs, labels), or as those in common/training.py.
-        compute_loss_func=training.label_loss(label_list, weights, training_args.label_smoothing_factor),
+        compute_loss_func=training.label_loss(label_list, weights, training_args.label_smoothing_factor, several),
         compute_metrics=build_compute_metrics(label_list, metric_names),
         callbacks=run.callbacks,
         flags=args,
@@ -167,9 +172,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         if split not in features:
             continue
         output = trainer.predict(features[split], metric_key_prefix=prefix)
-        results |= metrics.reported(output.metrics)
-        texts.show_labels(split, datasets, output.predictions, label_list, metrics.reported(output.metrics))
-        rows = texts.predicted_rows(datasets[split], output.predictions, label_list)
+        if split == "validation" and training_args.do_train:
+            settings |= thresholds.tune(args.threshold_for, output.predictions, output.label_ids, label_list)
+            model.config.recipe |= settings
+        logits, gold, limits = output.predictions / settings["temperature"], output.label_ids, settings["thresholds"]
+        scores = metrics.reported(output.metrics)
+        scores |= metrics.tuned_scores(prefix, logits, gold, label_list, metric_names, limits)
+        results |= scores
+        texts.show_labels(split, datasets, logits, gold, label_list, scores, limits)
+        rows = texts.predicted_rows(datasets[split], logits, label_list, several, limits)
         runs.write_predictions(run.file("predictions.jsonl", split), rows, json.dumps)
 
     # 9. Finish the run, and draw the report.

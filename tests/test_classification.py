@@ -52,8 +52,8 @@ def run(module, tiny, tmp_path, *flags, name="run"):
 
 def read(path, texts=1, names=None, columns=None, label=None):
     source = Source(str(path), file_digest(str(path)), path=str(path))
-    found, label_column = find_columns({"train": source}, texts, columns, label)
-    options = dict(text_columns=found, label_column=label_column, names=names)
+    found, label_columns = find_columns({"train": source}, texts, columns, label and [label])
+    options = dict(text_columns=found, label_columns=label_columns, names=names)
     return build_dataset(source, labelled_texts, text_classification.FEATURES, **options)
 
 
@@ -100,7 +100,6 @@ def test_what_labels_mean(labels, expected):
 
 
 BAD = [
-    ("a.csv", "text,label\nfine,\n", 'line 2: "label" is empty'),
     ("a.csv", "text,label\nfine,yes,again\n", "line 2: 3 fields, but the header names 2"),
     ("a.csv", 'text,label\n"fine,yes\n', "line"),
     ("a.csv", "text,text\nfine,yes\n", "occurs twice"),
@@ -109,7 +108,7 @@ BAD = [
     ("a.csv", "text,label\n", "holds no rows"),
     ("a.csv", "", "holds no rows"),
     ("a.jsonl", '{"text": 3, "label": "yes"}\n', '"text" is not a text'),
-    ("a.jsonl", '{"text": "a", "label": ["yes"]}\n', 'line 1: "label" is a list'),
+    ("a.jsonl", '{"text": "a", "label": [["yes"]]}\n', 'line 1: "label" is a list'),
     ("a.jsonl", '{"text": "a", "label": "yes"}\n{"label": "no"}\n', 'line 2: "text" is not a text'),
 ]
 
@@ -129,6 +128,8 @@ def test_labels_that_training_has_not_seen_and_single_classes(tmp_path):
         checked_labels({"train": train, "validation": read(write_csv(tmp_path / "v.csv", ["a,1", "b,7"]))}, None, None)
     with pytest.raises(InputError, match="every label is 1"):
         checked_labels({"train": read(write_csv(tmp_path / "o.csv", ["a,1", "b,1"]))}, None, None)
+    with pytest.raises(InputError, match=r"e\.csv, line 3: its label is empty"):
+        checked_labels({"train": read(write_csv(tmp_path / "e.csv", ["a,1", "b,"]))}, None, None)
     with pytest.raises(InputError, match="is neither one of not_equivalent, equivalent"):
         read(write_csv(tmp_path / "x.csv", ["a,2"]), names=["not_equivalent", "equivalent"])
     with pytest.raises(InputError, match=r's.csv, line 3: label "good" is no number'):
@@ -153,7 +154,7 @@ def test_a_small_file_can_be_held_out_of(tmp_path):
 def test_withheld_labels_of_glue_are_none(tmp_path):
     path = write_csv(tmp_path / "a.csv", ["a,b,-1.0", "c,d,-1"], "sentence1,sentence2,label")
     source = Source(path, "digest of withheld labels", path=path)
-    rows = labelled_texts(source, ("sentence1", "sentence2"), "label", None, is_task=True)
+    rows = labelled_texts(source, ("sentence1", "sentence2"), ["label"], None, is_task=True)
     assert [row["label"] for row in rows] == [None, None]
 
 

@@ -130,7 +130,7 @@ def test_a_column_is_a_score_only_if_all_are_plain_numbers_and_one_has_a_fractio
 
 def test_rows_without_a_label_are_left_out_and_counted(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("recipes"), "propagate", True)
-    datasets, names = labels_of(tmp_path, ["yes", "-", "no", "no"])
+    datasets, names, _ = labels_of(tmp_path, ["yes", "-", "no", "no"])
     assert names == ["no", "yes"] and len(datasets["train"]) == 3
     assert "1 rows of 4 have no label and are left out (the first: line 3)" in caplog.text
     assert labels_of(tmp_path, ["+", "-"])[1] == ["+", "-"]

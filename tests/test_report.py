@@ -89,7 +89,8 @@ def tag_run(folder, rows=60):
     words = ["Ada", "met", "Kurt", "Lang", "in", "Lyon", HOSTILE]
     gold = ["B-PER", "O", "B-PER", "I-PER", "O", "B-LOC", "O"]
     wrong = ["O", "B-PER", "B-PER", "O", "O", "B-ORG", "O"]  # missed, invented, wrong boundary, wrong type
-    found = [{"tokens": words, "ner_tags": gold, "predicted": wrong if i % 2 else gold} for i in range(rows)]
+    sure = {"probabilities": [0.9] * len(words)}
+    found = [{"tokens": words, "ner_tags": gold, "predicted": wrong if i % 2 else gold} | sure for i in range(rows)]
     splits = {"test": {"rows": rows, "classes": {"PER": 2 * rows, "LOC": rows}, "lookup_f1": 0.25}}
     return save_run(
         folder, found, {"test_f1": 0.5, "test_loss": 1.0}, {"max_seq_length": 16, "labels": None, "splits": splits}

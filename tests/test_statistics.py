@@ -122,10 +122,10 @@ def test_mcnemar_by_hand():
 def save_run(folder, rows, results, id2label=("no", "yes"), status="finished", arguments=(), data=()):
     folder.mkdir()
     arguments = {"model_name_or_path": "bert-base-cased", **dict(arguments)}
-    record = {"status": status, "results": results, "arguments": arguments, "data": dict(data)}
+    data = {"labels": list(id2label), **dict(data)}
+    record = {"status": status, "results": results, "arguments": arguments, "data": data}
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "config.json").write_text(json.dumps({"id2label": dict(enumerate(id2label))}))
     return str(folder)
 
 

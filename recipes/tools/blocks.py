@@ -3,17 +3,17 @@
 import io
 import json
 import re
-import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.metrics import answer_scores, entities, entity_errors, entity_scores
+from common.metrics import answer_scores, entities, entity_errors, entity_scores, label_set_scores, per_class
 
+LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 SHOWN = 20  # examples in a list
 NAME = 24  # characters of a class's name in a table
 LONGEST = 700  # characters, or words, of a text that is shown
@@ -22,8 +22,9 @@ POINTS = 1500  # in a scatter plot
 QUESTION_WORDS = ("what", "who", "when", "where", "which", "why", "how", "whose", "whom")
 ANSWERS = ["none", "1 word", "2 words", "3 to 4", "5 to 8", "9 and more"]
 # Colours of matplotlib's output -> the page's, which differ between light and dark.
+STYLE = Path(__file__).parent / "templates" / "report.mplstyle"
 COLOURS = {"#000001": "currentColor", "#000002": "var(--a)", "#000003": "var(--b)", "#000004": "var(--line)"}
-INK, A, B, LINE = COLOURS
+INK, A, B, _ = COLOURS
 
 
 # Drawing
@@ -35,20 +36,8 @@ def chart(draw: Callable[[Any], Any], caption: str, height: float = 2.5) -> dict
     from markupsafe import Markup, escape
     from matplotlib.figure import Figure
 
-    style: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False}
-    style |= {
-        "axes.formatter.useoffset": False,
-        "axes.formatter.limits": (-3, 5),
-        "font.size": 9,
-        "axes.grid": True,
-        "grid.color": LINE,
-        "lines.linewidth": 1.6,
-        "legend.frameon": False,
-    }
-    style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": matplotlib.cycler(color=[A, B])}
-    style |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
     file = io.StringIO()
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context({"svg.hashsalt": caption}, STYLE):  # ids that differ from those of other figures
         figure = Figure(figsize=(4.6, height))
         figure.subplots_adjust(left=0.14, right=0.98, bottom=0.45 / height, top=0.92)
         draw(figure.add_subplot())
@@ -56,10 +45,8 @@ def chart(draw: Callable[[Any], Any], caption: str, height: float = 2.5) -> dict
     svg = " ".join(file.getvalue().partition("<svg")[2].split())
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->| xmlns(:xlink)?=\"[^\"]*\"", "", svg)
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", re.sub(r'font: ([\d.]+)px [^;"]*', r"font-size: \1px", svg))
-    # Ids must differ from those of the page's other figures; most are never referred to.
-    used, salt = set(re.findall(r'(?:url\(|href=")#([\w-]+)', svg)), f"f{zlib.crc32(caption.encode()):x}-"
-    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{salt}{m[1]}"' if m[1] in used else "", svg)
-    svg = re.sub(r'(url\(|href=")#', rf"\1#{salt}", svg)
+    used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', svg))
+    svg = re.sub(r' id="([^"]+)"', lambda match: match[0] if match[1] in used else "", svg)
     for ours, page in COLOURS.items():
         svg = svg.replace(ours, page)
     label = escape(caption)
@@ -161,31 +148,66 @@ def advice(history: Sequence[dict], score: str | None) -> list[str]:
 
 def class_blocks(gold: Sequence[str], found: Sequence[str], labels: Sequence[str]) -> list[dict[str, Any]]:
     """Confusion matrix, and scores per class."""
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    from sklearn.metrics import confusion_matrix
 
-    names = [shortened(label, NAME) for label in labels]
     counts = confusion_matrix(gold, found, labels=labels)
-    scores = precision_recall_fscore_support(gold, found, labels=labels, zero_division=0)
-    per_class = zip(names, *(column.tolist() for column in (*scores, counts.sum(0))), strict=True)
-    header = ["class", "precision", "recall", "F1", "gold", "found"]
+    scores = per_class(gold, found, labels).values()
     return [
-        confusion(names, counts, "Confusions: rows are gold, columns predicted."),
-        table(header, sorted(per_class, key=lambda row: row[3]), "Classes, the worst first.", bar=3),
+        confusion(
+            [shortened(label, NAME) for label in labels], counts, "Confusions: rows are gold, columns predicted."
+        ),
+        class_table(labels, scores, {"found": counts.sum(0).tolist()}),
     ]
 
 
-def label_blocks(rows: list[dict], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """`class_blocks`, reliability, and the most confident mistakes."""
-    blocks = class_blocks([row["label"] for row in rows], [row["predicted"] for row in rows], labels)
-    confidence = np.array([row["probability"] for row in rows])
-    is_right = np.array([row["label"] == row["predicted"] for row in rows])
-    blocks.append(reliability(confidence, is_right))
-    wrong = sorted((row for row in rows if row["label"] != row["predicted"]), key=lambda row: -row["probability"])
-    cases = [
-        (f"gold {row['label']}, predicted {row['predicted']} ({row['probability']:.2f})", text_lines(row))
-        for row in wrong[:SHOWN]
+def class_table(labels: Sequence[str], scores: Iterable[dict[str, float]], more: dict[str, Sequence]) -> dict[str, Any]:
+    rows = [
+        [shortened(label, NAME), *(of[name] for name in ("precision", "recall", "f1")), int(of["support"]), *others]
+        for label, of, *others in zip(labels, scores, *more.values(), strict=True)
     ]
-    return [*blocks, examples(f"The {len(cases)} most confident of {len(wrong)} mistakes.", cases)]
+    header = ["class", "precision", "recall", "F1", "gold", *more]
+    return table(header, sorted(rows, key=lambda row: row[3]), "Classes, the worst first.", bar=3)
+
+
+def label_blocks(rows: list[dict], labels: Sequence[str], thresholds: dict[str, float] | None) -> list[dict[str, Any]]:
+    """Scores per class, their confusions or a curve with the threshold, reliability, and the surest mistakes."""
+    if isinstance(rows[0]["predicted"], list):
+        gold, found = (
+            np.array([[int(of in row[key]) for of in labels] for row in rows]) for key in ("label", "predicted")
+        )
+        more = {"found": found.sum(0).tolist(), "threshold": [(thresholds or {}).get(label, 0.5) for label in labels]}
+        blocks = [class_table(labels, label_set_scores(gold, found)["classes"].values(), more)]
+    else:
+        blocks = class_blocks([row["label"] for row in rows], [row["predicted"] for row in rows], labels)
+        blocks += [precision_and_recall(rows, label, at) for label, at in (thresholds or {}).items()]
+    blocks.append(reliability(rows))
+    wrong = []
+    for row in rows:
+        gold, given = given_answers(row)
+        sure = max((probability for _, probability in given), default=0.0)
+        shown = [", ".join(names) or "none" for names in (gold, [name for name, _ in given])]
+        if row["label"] != row["predicted"]:
+            wrong.append((sure, f"gold {shown[0]}, predicted {shown[1]} ({sure:.2f})", text_lines(row)))
+    wrong.sort(key=lambda mistake: -mistake[0])
+    caption = f"The {len(wrong[:SHOWN])} most confident of {len(wrong)} mistakes."
+    return [*blocks, examples(caption, [(note, lines) for _, note, lines in wrong[:SHOWN]])]
+
+
+def precision_and_recall(rows: list[dict], label: str, threshold: float) -> dict[str, Any]:
+    """Scikit-learn's curve of the second of two classes, with the point that was chosen on validation."""
+    from sklearn.metrics import precision_recall_curve
+
+    scores = [row["probability"] if row["predicted"] == label else 1 - row["probability"] for row in rows]
+    precision, recall, at = precision_recall_curve([row["label"] == label for row in rows], scores)
+    chosen = int(np.searchsorted(at, threshold))
+
+    def draw(axes: Any) -> None:
+        axes.plot(recall, precision)
+        axes.plot(recall[chosen], precision[chosen], "o", color=B)
+        axes.set(xlabel="recall", ylabel="precision")
+
+    caption = f"Precision over recall of {label}; the point is the threshold chosen on validation, {threshold:.3f}."
+    return chart(draw, caption, 3.2)
 
 
 def text_lines(row: dict[str, Any]) -> list[tuple]:
@@ -219,7 +241,40 @@ def calibration(confidence: np.ndarray, is_right: np.ndarray, bins: int = 10) ->
     return round(sum(n * abs(c - a) for c, a, n in found) / len(confidence), 6), found
 
 
-def reliability(confidence: np.ndarray, is_right: np.ndarray) -> dict[str, Any]:
+def given_answers(row: dict[str, Any]) -> tuple[Sequence, list[tuple[Any, float]]]:
+    """The right answers of a row, and the given ones with their probabilities. An answer is a class, each of several
+    labels, or an entity, whose probability is the least of its words'."""
+    if "ner_tags" in row:
+        found = [(entity, min(row["probabilities"][entity[1] : entity[2]])) for entity in entities(row["predicted"])]
+        return entities(row["ner_tags"]), found
+    gold, found, probabilities = (np.atleast_1d(row[key]).tolist() for key in ("label", "predicted", "probability"))
+    return gold, list(zip(found, probabilities, strict=True))
+
+
+def confidence_of(rows: list[dict]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Of each answer in the rows its probability and whether it is right, and how many right answers there are."""
+    each = [given_answers(row) for row in rows]
+    answers = [(probability, answer in gold) for gold, found in each for answer, probability in found]
+    confidence, is_right = np.array(answers, dtype=float).reshape(-1, 2).T
+    return confidence, is_right, sum(len(gold) for gold, _ in each)
+
+
+def cost_of_at_least(rows: list[dict]) -> list[dict[str, Any]]:
+    """What remains of the answers if predict is to give the sure ones alone; nothing without rows."""
+    confidence, is_right, wanted = confidence_of(rows)
+    lines = []
+    for level in LEVELS:
+        right = is_right[confidence >= level]
+        precision, recall = (float(right.sum() / max(1, of)) for of in (len(right), wanted))
+        lines.append([f"{level:g}", len(right), precision, recall])
+    caption = "What predict's --at_least costs, on validation: answers that remain, and how many are right."
+    return [table(["at least", "answers", "precision", "recall"], lines, caption)] if rows else []
+
+
+def reliability(rows: list[dict]) -> dict[str, Any]:
+    confidence, is_right, _ = confidence_of(rows)
+    if not len(confidence):
+        return say("Nothing was predicted, so there is nothing to be sure of.")
     error, bins = calibration(confidence, is_right)
 
     def draw(axes: Any) -> None:
@@ -276,58 +331,41 @@ def tag_blocks(rows: list[dict]) -> list[dict[str, Any]]:
     scores = entity_scores(gold, predicted)
     types = sorted({*scores["types"], *(e[0] for tags in predicted for e in entities(tags))})
     at = {name: i for i, name in enumerate([*types, "none"])}
-    counts, errors = np.zeros((len(at), len(at)), int), []
-    for row, (of_gold, of_predicted) in enumerate(zip(map(entities, gold), map(entities, predicted), strict=True)):
+    counts, differ = np.zeros((len(at), len(at)), int), []
+    for of_gold, of_predicted in zip(map(entities, gold), map(entities, predicted), strict=True):
         for name, start, end in of_gold:
             touching = [(min(end, e[2]) - max(start, e[1]), e[0]) for e in of_predicted if e[1] < end and e[2] > start]
             counts[at[name], at[max(touching)[1] if touching else "none"]] += 1
         for name, start, end in of_predicted:
             counts[at["none"], at[name]] += not any(e[1] < end and e[2] > start for e in of_gold)
-        errors.append((len(set(of_gold) ^ set(of_predicted)), row))
+        differ.append(len({*of_gold} ^ {*of_predicted}))
     header = ["type", "precision", "recall", "F1", "entities"]
     per_type = [[n, *(s[c] for c in ("precision", "recall", "f1", "support"))] for n, s in scores["types"].items()]
     kinds = entity_errors(gold, predicted)
     cases = []
-    for wrong, i in sorted(errors, key=lambda error: (-error[0], error[1]))[:SHOWN]:
-        row = rows[i]
-        lines = [
-            (name, tagged_parts(row["tokens"], row[key], at))
-            for name, key in (("gold", "ner_tags"), ("found", "predicted"))
-        ]
-        cases += [(f"sentence {i + 1}: {wrong} entities differ", lines)] * (wrong > 0)
-    caption = (
-        "Types: rows are gold, columns the entity that overlaps most. "
-        "None as a row: predicted where nothing is; as a column: not found."
-    )
+    for i in sorted(range(len(rows)), key=lambda i: -differ[i])[:SHOWN]:
+        pair = (("gold", gold[i]), ("found", predicted[i]))
+        lines = [(name, tagged_parts(rows[i]["tokens"], tags, at)) for name, tags in pair]
+        cases += [(f"sentence {i + 1}: {differ[i]} entities differ", lines)] * (differ[i] > 0)
+    caption = "Types: rows are gold, columns the entity that overlaps most. None: nothing is there, or was found."
     return [
         table(header, sorted(per_type, key=lambda row: row[3]), "Types, the worst first.", bar=3),
         confusion([*at], counts, caption),
         table(["kind of error", "entities"], sorted(kinds.items(), key=lambda kind: -kind[1]), "Kinds of error."),
-        *entity_reliability(rows),
+        reliability(rows),
         examples(f"The {len(cases)} sentences with most errors.", cases),
     ]
-
-
-def entity_reliability(rows: list[dict]) -> list[dict[str, Any]]:
-    """How often an entity is right that was found with a probability, the least of its words'; none of older runs."""
-    found = [
-        (min(row["probabilities"][entity[1] : entity[2]]), entity in entities(row["ner_tags"]))
-        for row in rows
-        for entity in (entities(row["predicted"]) if "probabilities" in row else ())
-    ]
-    return [reliability(*map(np.array, zip(*found, strict=True)))] if found else []
 
 
 def tagged_parts(words: Sequence[str], tags: Sequence[str], colour_of: dict[str, int]) -> list[tuple[str, str, str]]:
     """A sentence as (text, class, type), a part for each entity and for what lies between."""
     parts, done = [], 0
-    limit = min(len(words), LONGEST // 4)
-    for name, start, end in [*(e for e in entities(tags) if e[2] <= limit), ("", limit, limit)]:
+    for name, start, end in [*entities(tags), ("", len(words), len(words))]:
         parts.append((" ".join(words[done:start]) + " ", "", ""))
         parts.append((" ".join(words[start:end]), f"t{colour_of[name] % 6}" if name else "", name))
         parts.append((" ", "", ""))
         done = end
-    return [*parts, (" …", "", "")] if limit < len(words) else parts
+    return parts
 
 
 def answer_blocks(rows: list[dict], folder: Path, start: str, record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -399,10 +437,11 @@ def null_threshold(rows: list[dict], folder: Path, start: str, record: dict[str,
         json.loads((folder / f"{start}{name}.json").read_text(encoding="utf-8"))
         for name in ("nbest_predictions", "null_odds")
     )
-    gains = []  # F1 of giving the best answer; where there is none, what giving one costs
-    for row in rows:
-        given = next((c["text"] for c in n_best[row["id"]] if c["text"]), "")
-        gains.append(answer_scores(given, row["answers"], True)[1] if row["answers"] else -1.0)
+    best = [next((c["text"] for c in n_best[row["id"]] if c["text"]), "") for row in rows]
+    gains = [  # F1 of giving the best answer; where there is none, what giving one costs
+        answer_scores(text, row["answers"], True)[1] if row["answers"] else -1.0
+        for text, row in zip(best, rows, strict=True)
+    ]
     values = np.array([odds[row["id"]] for row in rows])
     tuned = record["results"].get("eval_best_threshold")
     low, high = np.quantile([*values, -1.0, 1.0, tuned or 0.0], [0.002, 0.998])
@@ -410,10 +449,9 @@ def null_threshold(rows: list[dict], folder: Path, start: str, record: dict[str,
     unanswerable = sum(not row["answers"] for row in rows)
     curve = 100 * (unanswerable + np.concatenate([[0], np.cumsum(np.array(gains)[order])])) / len(rows)
     x = np.concatenate([[min(low, values.min()) - 1], values[order]])
-    step = max(1, len(x) // 400)
 
     def draw(axes: Any) -> None:
-        axes.plot(x[::step], curve[::step], drawstyle="steps-post")
+        axes.plot(x, curve, drawstyle="steps-post")
         axes.axvline(0, color=INK, linestyle=":", linewidth=1, label="official, 0")
         if tuned is not None:
             axes.axvline(tuned, color=B, linestyle="--", linewidth=1, label=f"best on validation, {tuned:.2f}")
@@ -427,23 +465,19 @@ def data_blocks(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Sizes, classes, lengths and overlap of the splits, as the run kept them."""
     facts = record.get("data", {})
     splits = facts.get("splits", {})
-    rows = [
-        [split, found["rows"], found.get("in_train", "-"), found.get("cut", "-"), found.get("windowed", "-")]
-        for split, found in splits.items()
-    ]
+    columns = ("in_train", "cut", "windowed")
+    rows = [[split, found["rows"], *(found.get(name, "-") for name in columns)] for split, found in splits.items()]
     caption = "Splits. Also in train: rows whose text (or context) stands there. Windowed: read in several parts."
     blocks = [table(["split", "rows", "also in train", "cut", "windowed"], rows, caption)]
-    names = Counter()
-    for found in splits.values():
-        names.update(found.get("classes", {}))
+    classes = {split: Counter(found.get("classes", {})) for split, found in splits.items()}
+    names = [name for name, _ in sum(classes.values(), Counter()).most_common()]
     if names:
-        of_split = [(Counter(found.get("classes", {})), split) for split, found in splits.items()]
         shares = [
-            [shortened(name, NAME), *(counts[name] / counts.total() if counts else "-" for counts, _ in of_split)]
-            for name, _ in names.most_common(CLASSES)
+            [shortened(name, NAME), *(of[name] / of.total() if of else "-" for of in classes.values())]
+            for name in names[:CLASSES]
         ]
         more = f" {len(names) - CLASSES} more are not shown." if len(names) > CLASSES else ""
-        blocks.append(table(["class", *(split for _, split in of_split)], shares, f"Shares of the classes.{more}"))
+        blocks.append(table(["class", *classes], shares, f"Shares of the classes.{more}"))
     lengths = {split: found["lengths"] for split, found in splits.items() if "lengths" in found}
     if lengths:
         limit = facts.get("max_seq_length")

@@ -22,6 +22,7 @@ from recipes.tools.statistics import (
     label_row_scores,
     mcnemar,
     number_row_scores,
+    set_row_score,
 )
 
 LABEL_SCORES = ("accuracy", "f1", "macro_f1", "matthews_correlation")
@@ -69,23 +70,19 @@ def rows_with_gold(folder: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return rows, record
 
 
-def row_scores(rows: list[dict[str, Any]], folder: str, record: dict[str, Any]) -> dict[str, RowScore]:
+def row_scores(rows: list[dict[str, Any]], record: dict[str, Any]) -> dict[str, RowScore]:
     """The scores of a run as functions of its rows, the task's own first."""
     if "ner_tags" in rows[0]:
         return entity_row_scores(rows)
-    if isinstance(rows[0]["predicted"], list):
-        raise InputError(f"{folder}: its rows may have several labels each, and such runs are not compared")
     if "answers" in rows[0]:
         return answer_row_scores(rows)
+    if isinstance(rows[0]["predicted"], list):
+        return {"micro_f1": set_row_score([(row["label"], row["predicted"]) for row in rows])}
     if not isinstance(rows[0]["predicted"], str):
         return number_row_scores(rows)
     reported = {split_of(name)[1] for name in record["results"]}
-    label_list = record.get("data", {}).get("labels")
-    if label_list is None:  # of a run that was made before these were kept
-        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-        label_list = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
     names = [name for name in LABEL_SCORES if name in reported]
-    return label_row_scores(rows, label_list, names)
+    return label_row_scores(rows, record["data"]["labels"], names)
 
 
 def runs_of(folder: Path) -> dict[str, list[str]]:
@@ -155,10 +152,7 @@ def compare_runs(a: list[str], b: list[str]) -> tuple[list[list[Any]], list[str]
                 f"{a[0]} and {folder} answered different rows ({len(rows)} and {len(other)}); give both the same "
                 "--test_file, or none and the same --validation_file"
             )
-    scores_a, scores_b = (
-        [row_scores(rows, folder, record) for (rows, record), folder in zip(read, side, strict=True)]
-        for read, side in ((read_a, a), (read_b, b))
-    )
+    scores_a, scores_b = ([row_scores(rows, record) for rows, record in read] for read in (read_a, read_b))
     lines = []
     for name in (name for name in scores_a[0] if name in scores_b[0]):
         of_a, of_b = ([scores[name] for scores in side] for side in (scores_a, scores_b))

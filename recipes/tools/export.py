@@ -19,14 +19,14 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from common import metrics, texts, training, words
+from common import metrics, training, words
 from common.data import is_tag
 from common.errors import InputError, OneLineParser, check_at_least_one, check_range, run_as_command
 from common.packing import pack
@@ -179,7 +179,7 @@ def score(
     predictor.model, predictor.gold, predictor.found = model, [], []
     for start in range(0, len(inputs), predict.BLOCK):
         predictor.answer(inputs[start : start + predict.BLOCK])
-    return {} if None in predictor.gold else row_scores(rows_of(predictor), predictor.args.model, record)
+    return {} if None in predictor.gold else row_scores(rows_of(predictor), record)
 
 
 def rows_of(predictor: predict.Predictor) -> list[dict[str, Any]]:
@@ -189,8 +189,9 @@ def rows_of(predictor: predict.Predictor) -> list[dict[str, Any]]:
         name, found = "answers", metrics.chosen_answers(found, predictor.rule()[1])
     elif isinstance(predictor, predict.Classifier):
         name, gold = "label", predictor.names_of(gold)
-        found = [answer["predicted"] for answer in texts.answers(np.stack(found), predictor.label_list)]
-        unknown = set(gold) - set(predictor.label_list or gold)
+        found = [answer["predicted"] for answer in predictor.decoded(np.stack(found))]
+        used = set(chain.from_iterable(gold) if predictor.several else gold)
+        unknown = used - set(predictor.label_list or used)
         if unknown:
             raise InputError(f'{predictor.name}: the model has no label "{min(unknown)}"')
     else:

@@ -13,18 +13,9 @@ TASKS = {
     "ForSequenceClassification": "text-classification",
     "ForQuestionAnswering": "question-answering",
 }
-# The Hub's metrics by the end of a score's name here; names of the Hub: https://huggingface.co/metrics
-METRICS = {
-    "accuracy": "accuracy",
-    "f1": "f1",
-    "macro_f1": "f1",
-    "precision": "precision",
-    "recall": "recall",
-    "matthews_correlation": "matthews_correlation",
-    "pearson": "pearsonr",
-    "spearmanr": "spearmanr",
-    "exact_match": "exact_match",
-}
+# The Hub's metrics, https://huggingface.co/metrics, and those that have another name here.
+METRICS = {"accuracy", "f1", "precision", "recall", "matthews_correlation", "pearsonr", "spearmanr", "exact_match"}
+HUB_NAMES = {"macro_f1": "f1", "micro_f1": "f1", "pearson": "pearsonr"}
 
 
 def task_of(config: dict[str, Any]) -> str | None:
@@ -70,7 +61,7 @@ def model_card(model: str, record: dict[str, Any], config: dict[str, Any]) -> st
                     dataset_name=hub_data or Path(file).name,
                     dataset_config=arguments.get("dataset_config_name"),
                     dataset_split=split,
-                    metric_type=METRICS.get(name, name),
+                    metric_type=HUB_NAMES.get(name, name),
                     metric_value=float(value),
                     metric_name=name,
                 )
@@ -80,7 +71,7 @@ def model_card(model: str, record: dict[str, Any], config: dict[str, Any]) -> st
         pipeline_tag=task,
         base_model=None if Path(base).is_dir() else base,
         datasets=[hub_data] if hub_data else None,
-        metrics=list(dict.fromkeys(entry.metric_type for entry in entries if entry.metric_type in METRICS.values())),
+        metrics=list(dict.fromkeys(entry.metric_type for entry in entries if entry.metric_type in METRICS)),
         model_name=Path(model).name,
         eval_results=entries or None,
     )
@@ -94,6 +85,8 @@ def model_card(model: str, record: dict[str, Any], config: dict[str, Any]) -> st
         command=record["command"],
         scores=table(["split", "score", "value"], scores),
         pairs=len(settings.get("text_columns", ())) == 2 or config.get("texts_per_row") == 2,
+        several=config.get("problem_type") == "multi_label_classification",
+        temperature=settings.get("temperature", 1.0),
         windows=bool(settings.get("doc_stride")),
         shell_model=shlex.quote(model),
     )

@@ -44,28 +44,27 @@ def headline(record: dict[str, Any], split: str | None = None) -> tuple[str, flo
     for wanted in [split] if split else ["test", "validation", "validation_mismatched"]:
         found = [(key, name, value) for key, where, name, value in scores if where == wanted and name != "loss"]
         if found:
-            key, _, value = next((entry for entry in found if entry[1] == best), found[0])
-            return key, value
+            key, name, value = next((entry for entry in found if entry[1] == best), found[0])
+            tuned = f"{key.removesuffix(name)}tuned_{name}" if record["data"].get("thresholds") else ""
+            return (tuned, record["results"][tuned]) if tuned in record["results"] else (key, value)
     return None
 
 
 # Scores beside others
 
 
-def row_score(rows: list[dict], metric: str, folder: Path, record: dict[str, Any]) -> RowScore | None:
+def row_score(rows: list[dict], metric: str, record: dict[str, Any]) -> RowScore | None:
     """A score as a function of rows; None where it is not one that can be resampled."""
-    labels = record.get("data", {}).get("labels") or ()
-    if len(labels) <= blocks.CLASSES:
-        return row_scores(rows, str(folder), record).get(metric)
-    # To resample three columns for each class would take minutes.
-    return label_row_scores(rows, labels, ["accuracy"]).get(metric)
+    labels = record["data"].get("labels") or ()
+    if len(labels) > blocks.CLASSES and isinstance(rows[0]["predicted"], str):
+        # To resample three columns for each class would take minutes.
+        return label_row_scores(rows, labels, ["accuracy"]).get(metric)
+    return row_scores(rows, record).get(metric)
 
 
-def trivial(
-    rows: list[dict], split: str, metric: str, folder: Path, record: dict[str, Any]
-) -> tuple[str, float] | None:
+def trivial(rows: list[dict], split: str, metric: str, record: dict[str, Any]) -> tuple[str, float] | None:
     """What one must beat to have learned anything, and its score; None where train is unknown or there is none."""
-    facts = record.get("data", {}).get("splits", {})
+    facts = record["data"].get("splits", {})
     if "ner_tags" in rows[0]:
         value = facts.get(split, {}).get("lookup_f1")
         return None if value is None or metric != "f1" else ("looking up the names of train", value)
@@ -76,12 +75,13 @@ def trivial(
         answers |= {"no answer": [""] * len(rows)} if any(not row["answers"] for row in rows) else {}
     elif facts.get("train", {}).get("classes") and "label" in rows[0]:
         commonest = max(facts["train"]["classes"], key=facts["train"]["classes"].get)
-        answers = {f"always {commonest}": [commonest] * len(rows)}
-    found = []
+        always = [commonest] if isinstance(rows[0]["predicted"], list) else commonest
+        answers = {f"always {commonest}": [always] * len(rows)}
+    scores = {}
     for name, texts in answers.items():
         answered = [{**row, "predicted": text} for row, text in zip(rows, texts, strict=True)]
-        score = row_score(answered, metric, folder, record)
-        found += [(name, score.value)] if score else []
+        scores[name] = row_score(answered, metric, record)
+    found = [(name, score.value) for name, score in scores.items() if score]
     return max(found, key=lambda entry: entry[1], default=None)
 
 
@@ -119,15 +119,14 @@ def page(folder: Path) -> dict[str, Any]:
     rows, start = read_rows(folder, "predictions.jsonl")
     tested = any(name.startswith("test_") for name in record["results"])
     split = start.rstrip("_") or ("test" if tested else "validation")
-    several = bool(rows) and "ner_tags" not in rows[0] and isinstance(rows[0]["predicted"], list)
-    rows = [] if several else rows
+    validation = rows if split == "validation" else read_rows(folder, "validation_predictions.jsonl")[0]
     best = headline(record, split if rows else None)
     tiles, said = [], []
     if best:
-        metric = split_of(best[0])[1]
-        score = row_score(rows, metric, folder, record) if rows else None
+        metric = split_of(best[0])[1].removeprefix("tuned_")
+        score = row_score(rows, metric, record) if rows else None
         note = f"{split}, {len(rows)} rows" if rows else split_of(best[0])[0]
-        base = trivial(rows, split, metric, folder, record) if rows else None
+        base = trivial(rows, split, metric, record) if rows else None
         if score is not None and len(rows) > 1 and abs(score.value - best[1]) < 1e-3:
             low, high = bootstrap_interval(score)
             note = f"95 % interval {number(low)} to {number(high)}; {note}"
@@ -149,26 +148,29 @@ def page(folder: Path) -> dict[str, Any]:
     ]
     if speed:
         tiles.append(("useful tokens a second", f"{speed:,.0f}", "of training, padding not counted"))
-    if several:
-        answers = [blocks.say("Rows may have several labels each; of such rows only the scores are shown.")]
-    elif not rows:
+    if not rows:
         answers = [blocks.say("No split with gold answers was evaluated, so there are no errors to show.")]
-    elif "ner_tags" in rows[0]:
-        gold, found = (list(chain.from_iterable(row[key] for row in rows)) for key in ("ner_tags", "predicted"))
-        tags = sorted({*gold, *found})  # parts of speech are no entities
-        answers = blocks.tag_blocks(rows) if all(map(is_tag, tags)) else blocks.class_blocks(gold, found, tags)
     elif "answers" in rows[0]:
         answers = blocks.answer_blocks(rows, folder, start, record)
+    elif "ner_tags" in rows[0]:
+        gold, found = (list(chain.from_iterable(row[key] for row in rows)) for key in ("ner_tags", "predicted"))
+        tags = sorted({*gold, *found})
+        if all(map(is_tag, tags)):
+            answers = blocks.tag_blocks(rows) + blocks.cost_of_at_least(validation)
+        else:  # parts of speech are no entities
+            answers = blocks.class_blocks(gold, found, tags)
+    elif isinstance(rows[0]["predicted"], float):
+        answers = blocks.score_blocks(rows)
     else:
-        labels = record.get("data", {}).get("labels") or sorted(
-            {str(row[k]) for row in rows for k in ("label", "predicted")}
-        )
-        answers = (
-            blocks.label_blocks(rows, labels) if isinstance(rows[0]["predicted"], str) else blocks.score_blocks(rows)
-        )
+        answers = blocks.label_blocks(rows, record["data"]["labels"], record["data"].get("thresholds"))
+        answers += blocks.cost_of_at_least(validation)
     curves = blocks.learning_curves(history, best and best[0])
     scores = [[*split_of(name), number(value)] for name, value in record["results"].items() if name.islower()]
     versions = ", ".join([record["started_at"], *(f"{name} {value}" for name, value in record["versions"].items())])
+    made = [
+        blocks.table(["split", "score", "value"], scores, "All scores."),
+        *map(blocks.say, [record["command"], versions]),
+    ]
     return {
         "name": folder.name,
         "task": " ".join(filter(None, [recipe_of(record), arguments.get("task_name")])),
@@ -178,14 +180,7 @@ def page(folder: Path) -> dict[str, Any]:
             ("Learning", curves or [blocks.say("This run trained nothing, so there are no curves.")]),
             (f"Answers on {split.replace('_', ' ')}" if rows else "Answers", answers),
             ("Data", blocks.data_blocks(record)),
-            (
-                "Run",
-                [
-                    blocks.table(["split", "score", "value"], scores, "All scores."),
-                    blocks.say(record["command"]),
-                    blocks.say(versions),
-                ],
-            ),
+            ("Run", made),
         ],
     }
 

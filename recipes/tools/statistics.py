@@ -104,13 +104,15 @@ def number_row_scores(rows: Sequence[dict[str, Any]]) -> dict[str, RowScore]:
 
 def entity_row_scores(rows: Sequence[dict[str, Any]]) -> dict[str, RowScore]:
     """Entity F1; a sentence is right when all its tags are. Rows have `ner_tags` and `predicted`."""
-    counts, right = [], []
-    for row in rows:
-        gold, predicted = set(entities(row["ner_tags"])), set(entities(row["predicted"]))
-        counts.append((len(gold & predicted), len(gold) + len(predicted)))
-        right.append(gold == predicted)
-    found, both = np.array(counts, dtype=float).T
-    return {"f1": RowScore([2 * found, both], of_sums(ratio), np.array(right))}
+    return {"f1": set_row_score([(entities(row["ner_tags"]), entities(row["predicted"])) for row in rows])}
+
+
+def set_row_score(pairs: Sequence[tuple[Sequence, Sequence]]) -> RowScore:
+    """F1 over what each row holds, gold and predicted; a row is right when they are equal."""
+    gold, predicted = ([set(pair[i]) for pair in pairs] for i in (0, 1))
+    found = [2 * len(a & b) for a, b in zip(gold, predicted, strict=True)]
+    both = [len(a) + len(b) for a, b in zip(gold, predicted, strict=True)]
+    return RowScore([np.array(found), np.array(both)], of_sums(ratio), np.array(gold) == np.array(predicted))
 
 
 def answer_row_scores(rows: Sequence[dict[str, Any]]) -> dict[str, RowScore]:

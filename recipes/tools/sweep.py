@@ -173,7 +173,7 @@ def summarize(of_setting: list[Run]) -> dict[str, Any]:
         scores.append(value)
         bases += [base[1]] if base else []
         by_seed.setdefault(run.seed, []).extend(rows if run.fold else ())
-    pooled = [row_scores(rows, str(folder), record).get(metric) for rows in by_seed.values() if rows]
+    pooled = [row_scores(rows, record).get(metric) for rows in by_seed.values() if rows]
     is_whole = pooled and None not in pooled and len({len(rows) for rows in by_seed.values()}) == 1
     return {
         "setting": of_setting[0].setting,

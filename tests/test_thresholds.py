@@ -1,0 +1,185 @@
+"""Thresholds and the temperature: chosen on validation alone, and used wherever the model answers."""
+
+import json
+
+import numpy as np
+import pytest
+
+from common.errors import InputError
+from common.thresholds import choose_threshold, choose_thresholds, fit_temperature
+from recipes import ner, nli, predict, text_classification
+from recipes.tools import blocks, report
+from tests.conftest import save_tiny_bert
+
+FLAGS = "--bf16 false --disable_tqdm true --per_device_train_batch_size 8 --learning_rate 3e-3 --eval_strategy no "
+FLAGS += "--save_strategy no --num_train_epochs 3"
+
+
+def test_the_best_f1_is_found_by_trying_all():
+    generator = np.random.default_rng(0)
+    scores = generator.random(200).round(2)
+    gold = generator.random(200) < scores
+
+    def f1(threshold):
+        found = scores >= threshold
+        return 2 * (found & gold).sum() / (found.sum() + gold.sum())
+
+    chosen = choose_threshold(scores, gold, "f1")
+    assert f1(chosen) == max(f1(threshold) for threshold in np.unique(scores))
+    assert chosen not in scores  # midway, so that rounding changes no decision
+
+
+@pytest.mark.parametrize(
+    ("goal", "expected"),
+    [
+        ("precision>=0.9", 0.75),  # of 0.9 alone; 0.8 would be 2 of 3
+        ("precision>=0.6", 0.5),  # 3 of 5 and all found
+        ("recall>=1", 0.5),
+        ("recall>=.5", 0.75),
+    ],
+)
+def test_precision_and_recall_by_hand(goal, expected):
+    scores, gold = np.array([0.9, 0.9, 0.6, 0.55, 0.55, 0.45]), np.array([1, 1, 0, 0, 1, 0]) == 1
+    assert choose_threshold(scores, gold, goal) == pytest.approx(expected)
+
+
+def test_what_cannot_be_reached_leaves_a_half_and_a_line(caplog, monkeypatch):
+    monkeypatch.setattr("common.thresholds.log.propagate", True)
+    logits, gold = np.array([[2.0, 1.0], [1.0, -1.0]]), np.array([[0, 1], [1, 0]])
+    assert choose_thresholds("precision>=0.9", logits, gold, ["slow", "costly"])["slow"] == 0.5
+    assert "No threshold gives precision>=0.9 on validation for slow; 0.5 stays." in caplog.text
+
+
+def test_a_temperature_softens_what_is_too_sure_and_changes_no_answer():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(2000, 3))
+    gold = np.array([generator.choice(3, p=np.exp(row) / np.exp(row).sum()) for row in logits])
+    assert fit_temperature(logits, gold) == pytest.approx(1, abs=0.15)
+    assert fit_temperature(3 * logits, gold) == pytest.approx(3, abs=0.4)
+
+
+# Runs
+
+
+def sentences(count, seed):
+    """Two in five rows are "yes"; one word tells, and in one row of five it lies."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        label = generator.random() < 0.4
+        told = label != (generator.random() < 0.2)
+        rows.append((f"the film was {('cold', 'warm')[int(told)]} {generator.choice(['day', 'a'])}", label))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    for seed, (split, count) in enumerate({"train": 160, "validation": 80, "test": 60, "other": 60}.items()):
+        lines = "".join(f"{text},{('no', 'yes')[int(label)]}\n" for text, label in sentences(count, seed))
+        (folder / f"{split}.csv").write_text("text,label\n" + lines)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return save_tiny_bert(tmp_path_factory.mktemp("tiny"), ["the film was cold warm a day"], dropout=0.0)
+
+
+def run(tiny, files, folder, *flags, test="test"):
+    given = ["--model_name_or_path", tiny, "--train_file", files / "train.csv", "--output_dir", folder]
+    given += ["--validation_file", files / "validation.csv", "--test_file", files / f"{test}.csv", *FLAGS.split()]
+    return text_classification.main([*map(str, (*given, *flags))])
+
+
+def recipe_of(folder):
+    return json.loads((folder / "config.json").read_text())["recipe"]
+
+
+def rows_of(folder, name="predictions.jsonl"):
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def test_the_threshold_is_of_validation_and_used_by_test_and_predict(tiny, files, tmp_path, capsys):
+    goal = ("--threshold_for", "recall>=0.95")
+    results = run(tiny, files, tmp_path / "a", *goal)
+    run(tiny, files, tmp_path / "b", *goal, test="other")
+    assert recipe_of(tmp_path / "a") == recipe_of(tmp_path / "b")  # whatever test holds
+    (threshold,) = recipe_of(tmp_path / "a")["thresholds"].values()
+    assert {f"{prefix}_tuned_{name}" for prefix in ("eval", "test") for name in ("accuracy", "macro_f1")} < set(results)
+
+    rows = rows_of(tmp_path / "a", "validation_predictions.jsonl")
+    found = [row["predicted"] == "yes" for row in rows if row["label"] == "yes"]
+    assert np.mean(found) >= 0.95
+    probability = [row["probability"] if row["predicted"] == "yes" else 1 - row["probability"] for row in rows]
+    assert [p >= threshold for p in probability] == [row["predicted"] == "yes" for row in rows]
+
+    capsys.readouterr()
+    answers = predict.main(["--model", str(tmp_path / "a"), "--file", str(files / "test.csv")])
+    rows = rows_of(tmp_path / "a")
+    assert [answer["predicted"] for answer in answers] == [row["predicted"] for row in rows]
+    assert [answer["probability"] for answer in answers] == pytest.approx(
+        [row["probability"] for row in rows], abs=1e-3
+    )
+    right = np.mean([row["label"] == row["predicted"] for row in rows])
+    assert results["test_tuned_accuracy"] == pytest.approx(right)
+    assert f"accuracy {right:.4f}" in capsys.readouterr().out
+
+    answers = next(drawn for title, drawn in report.page(tmp_path / "a")["sections"] if title == "Answers on test")
+    assert any("threshold chosen on validation" in block["caption"] for block in answers)
+    assert "tuned_accuracy" not in run(tiny, files, tmp_path / "c") and recipe_of(tmp_path / "c")["thresholds"] is None
+
+
+def test_the_cost_of_at_least_by_hand():
+    rows = [{"label": "a", "predicted": "a", "probability": p} for p in (0.55, 0.75, 0.92)]
+    rows += [{"label": "b", "predicted": "a", "probability": 0.85}]
+    (block,) = blocks.cost_of_at_least(rows)
+    table = {row[0][0]: [cell for cell, _ in row[1:]] for row in block["rows"]}
+    assert table["0.5"] == ["4", "0.750", "0.750"] and table["0.8"] == ["2", "0.500", "0.250"]
+    assert table["0.95"] == ["0", "0.000", "0.000"] and blocks.cost_of_at_least([]) == []
+    sentence = {"ner_tags": ["B-PER", "I-PER", "O"], "predicted": ["B-PER", "I-PER", "B-LOC"]}
+    (block,) = blocks.cost_of_at_least([sentence | {"probabilities": [0.9, 0.7, 0.6]}])
+    assert [[cell for cell, _ in row[1:]] for row in block["rows"]][:3] == [
+        ["2", "0.500", "1.000"],
+        ["2", "0.500", "1.000"],
+        ["1", "1.000", "1.000"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "message"),
+    [
+        (text_classification, ["precision"], 'must be f1, "precision>=0.9"'),
+        (text_classification, ["recall>=2"], 'must be f1, "precision>=0.9"'),
+        (text_classification, ["f1", "--do_eval", "false"], "is chosen on validation after training"),
+        (nli, ["f1"], "is for two classes, or for texts with several labels"),
+    ],
+)
+def test_goals_that_cannot_be_are_refused(recipe, flags, message, tiny, files, tmp_path):
+    train = files / "train.csv"
+    if recipe is nli:
+        train = tmp_path / "three.csv"
+        train.write_text("premise,hypothesis,label\n" + "".join(f"a {i},b,{'xyz'[i % 3]}\n" for i in range(9)))
+    given = ["--model_name_or_path", tiny, "--train_file", train, "--output_dir", tmp_path / "run", "--bf16", "false"]
+    with pytest.raises(InputError, match=message):
+        recipe.main([*map(str, given), "--threshold_for", *flags])
+    assert not (tmp_path / "run").exists()
+
+
+def test_tags_have_their_temperature_too_and_predict_uses_it(ner_flags, small_files, tmp_path, capsys):
+    from common.training import TEMPERATURES
+
+    ner.main(ner_flags)
+    temperature = recipe_of(tmp_path / "run")["temperature"]
+    assert temperature in TEMPERATURES and f"Temperature, fitted on validation: {temperature:.3f}" in (
+        capsys.readouterr().out
+    )
+    answers = predict.main(["--model", str(tmp_path / "run"), "--file", small_files["test"], "--json"])
+    rows = rows_of(tmp_path / "run")
+    for answer, row in zip(answers, rows, strict=True):
+        assert answer["probabilities"] == pytest.approx(row["probabilities"], abs=2e-3)
+    again = ["--do_train", "false", "--model_name_or_path", tmp_path / "run", "--test_file", small_files["test"]]
+    ner.main([*map(str, again), "--output_dir", str(tmp_path / "again"), "--bf16", "false", "--max_seq_length", "32"])
+    assert [row["probabilities"] for row in rows_of(tmp_path / "again")] == [
+        pytest.approx(row["probabilities"], abs=2e-3) for row in rows
+    ]
