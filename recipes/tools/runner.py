@@ -145,7 +145,7 @@ def run_all(jobs: Sequence[Job], at_once: int | None, scores: Callable[[Job], di
             outcome = ", ".join(f"{key} {value:.4f}" for key, value in scores(process.job).items())
         fresh += not process.is_repeated
         took = "finished before" if process.is_repeated else f"{(now - process.began) / 60:.1f} min"
-        left = (now - began) / max(1, fresh) * (len(jobs) - number) / 60
+        left = (now - began) / (fresh or number) * (len(jobs) - number) / 60
         print(f"[{number}/{len(jobs)}] {name}: {outcome} ({took}; about {left:.0f} min left)", flush=True)
     if len(failed) == len(jobs):
         raise InputError(f"no run has succeeded; {name}: {error}; its log is {process.job.log}")

@@ -36,9 +36,8 @@ SHOWN = 50  # suspects in sweep.md
 
 
 class Run(NamedTuple):
-    """A run of a sweep: its setting as flags of the recipe, its seed, the number of its fold (0: none), its process."""
+    """A run of a setting: its seed, the number of its fold (0: none), its process."""
 
-    setting: tuple[str, ...]
     seed: int
     fold: int
     job: runner.Job
@@ -120,12 +119,8 @@ def write_folds(args: argparse.Namespace, passed_on: list[str]) -> tuple[list[li
     folds = divide(facts["groups"], facts["texts"], facts["kinds"], facts.get("classes"), args.folds)
     for number, fold in enumerate(folds, 1):
         for split, part in (("train", training_rows(fold, facts["texts"])), ("validation", fold)):
-            write_lines(fold_file(args, number, split), [rows[i] for i in part])
+            write_lines(args.output_dir / f"folds/{number}of{args.folds}-{split}.jsonl", [rows[i] for i in part])
     return folds, rows, reading
-
-
-def fold_file(args: argparse.Namespace, number: int, split: str) -> Path:
-    return args.output_dir / "folds" / f"{number}of{args.folds}-{split}.jsonl"
 
 
 def write_lines(path: Path, rows: list[dict]) -> None:
@@ -136,20 +131,21 @@ def write_lines(path: Path, rows: list[dict]) -> None:
 # Runs
 
 
-def make_runs(args: argparse.Namespace, passed_on: list[str], reading: list[str]) -> list[Run]:
-    """Every setting with every seed, and fold."""
-    result, folds = [], range(1, args.folds + 1) if args.folds else [0]
+def make_runs(args: argparse.Namespace, passed_on: list[str], reading: list[str]) -> dict[tuple[str, ...], list[Run]]:
+    """Every setting, as flags of the recipe, with its runs: every seed and fold."""
+    planned: dict[tuple[str, ...], list[Run]] = {}
+    folds = range(1, args.folds + 1) if args.folds else [0]
     for rate, epochs, seed, fold in product(args.learning_rates, args.epochs, args.seeds, folds):
         setting = (*(("--learning_rate", rate) if rate else ()), *(("--num_train_epochs", epochs) if epochs else ()))
         flags = [*passed_on, *setting, "--seed", str(seed), "--do_predict", "false"]
         name = "-".join([*setting[1::2], f"seed{seed}", *([f"fold{fold}of{args.folds}"] if fold else [])])
         if fold:
-            train, validation = (str(fold_file(args, fold, split)) for split in ("train", "validation"))
-            flags += ["--train_file", train, "--validation_file", validation, *reading]
+            file = f"{args.output_dir}/folds/{fold}of{args.folds}"
+            flags += ["--train_file", f"{file}-train.jsonl", "--validation_file", f"{file}-validation.jsonl", *reading]
         flags += ["--output_dir", str(args.output_dir / name)]
         command = [sys.executable, "-m", f"recipes.{args.recipe}", *flags]
-        result.append(Run(setting, seed, fold, runner.Job(name, command, args.output_dir / name)))
-    return result
+        planned.setdefault(setting, []).append(Run(seed, fold, runner.Job(name, command, args.output_dir / name)))
+    return planned
 
 
 def validation_score(job: runner.Job) -> dict[str, float]:
@@ -162,7 +158,7 @@ def validation_score(job: runner.Job) -> dict[str, float]:
     return {split_of(best[0])[1]: best[1]}
 
 
-def summarize(of_setting: list[Run]) -> dict[str, Any]:
+def summarize(setting: tuple[str, ...], of_setting: list[Run]) -> dict[str, Any]:
     """Mean and deviation of a setting's runs, the score of a trivial answer and, of folds, the interval over all rows
     and seeds of the score of all folds' answers together."""
     scores, bases, by_seed = [], [], {}
@@ -176,7 +172,7 @@ def summarize(of_setting: list[Run]) -> dict[str, Any]:
     pooled = [row_scores(rows, record).get(metric) for rows in by_seed.values() if rows]
     is_whole = pooled and None not in pooled and len({len(rows) for rows in by_seed.values()}) == 1
     return {
-        "setting": of_setting[0].setting,
+        "setting": setting,
         "metric": metric,
         "runs": len(scores),
         "mean": float(np.mean(scores)),
@@ -238,12 +234,11 @@ def main(argv: list[str] | None = None) -> list[dict]:
     args, passed_on = parse(argv)
     folds, rows, reading = write_folds(args, passed_on) if args.folds else ([], [], [])
     planned = make_runs(args, passed_on, reading)
-    failed = runner.run_all([run.job for run in planned], args.jobs, validation_score)
-    by_setting: dict[tuple[str, ...], list[Run]] = {}
-    for run in planned:
-        if run.job.name not in failed:
-            by_setting.setdefault(run.setting, []).append(run)
-    results = sorted(map(summarize, by_setting.values()), key=lambda result: -result["mean"])
+    jobs = [run.job for of_setting in planned.values() for run in of_setting]
+    failed = runner.run_all(jobs, args.jobs, validation_score)
+    done = {setting: [run for run in of if run.job.name not in failed] for setting, of in planned.items()}
+    results = [summarize(setting, of_setting) for setting, of_setting in done.items() if of_setting]
+    results.sort(key=lambda result: -result["mean"])
     best, lines = results[0]["setting"], []
     for result in results:
         numbers = [result["mean"], result["sd"], result["trivial"], *(result["interval"] or (None, None))]
@@ -257,7 +252,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     ]
     suspects = []
     if folds:
-        answered = out_of_fold(by_setting[best], folds, rows)
+        answered = out_of_fold(done[best], folds, rows)
         write_lines(args.output_dir / "out_of_fold.jsonl", answered)
         lacking = sum("predicted" not in row for row in answered)
         said.append(f"Intervals: bootstrap over all rows and seeds. Rows without an answer: {lacking} of {len(rows)}.")
@@ -271,12 +266,12 @@ def main(argv: list[str] | None = None) -> list[dict]:
     said.append(f"The best: {runs.command_line(f'recipes.{args.recipe}', *best_flags)}")
     text = "\n".join(said)
     settings = [args.recipe, args.learning_rates, args.epochs, args.seeds, args.folds, passed_on]
-    record = {"finished_runs": len(planned) - len(failed), "settings": settings, "results": results}
+    record = {"finished_runs": len(jobs) - len(failed), "settings": settings, "results": results}
     shown = f"```\n{text}\n```\n" + (f"\nThe labels believed least:\n\n{suspect_table(suspects)}" if suspects else "")
     path = runner.write_tables(args.output_dir, "sweep", settings, record, shown)
     print(f"\n{text}\n\nIn {path}; each run has a folder and a log in {args.output_dir}.")
     if failed:
-        raise InputError(f"{len(failed)} of {len(planned)} runs failed; their logs are in {args.output_dir}")
+        raise InputError(f"{len(failed)} of {len(jobs)} runs failed; their logs are in {args.output_dir}")
     return results
 
 
