@@ -76,6 +76,14 @@ SHOWN = """
 """.split()  # noqa: SIM905
 
 
+# Of flags of TrainingArguments that mean more, or something else, here.
+HELP = {
+    "auto_find_batch_size": "After running out of memory, start over with a smaller batch, which changes the result.",
+    "per_device_train_batch_size": "Examples that a device computes at once; the default is divided among processes.",
+    "warmup_steps": "Steps in which the rate rises from 0; below 1 a share of all steps: 0.1 is 10 %.",
+}
+
+
 # Flags of the example scripts and of older versions of transformers -> what does it today.
 OLD_FLAGS = {
     "overwrite_output_dir": "--overwrite true replaces a run",
@@ -111,18 +119,7 @@ def build_parser(arguments: type, defaults: dict[str, Any], name: str) -> Recipe
     parser.add_argument("--help", "-h", action=ShowHelp, const=[*own, *SHOWN], help=argparse.SUPPRESS)
     parser.add_argument("--help-all", action=ShowHelp, const=None, help=argparse.SUPPRESS)
     for action in parser._actions:
-        if action.dest == "auto_find_batch_size":
-            action.help = (
-                "After running out of memory, start over with a smaller batch. The effective batch then changes, and "
-                "with it the result; --gradient_accumulation_steps does not."
-            )
-        elif action.dest == "per_device_train_batch_size":
-            action.help = (
-                "Examples that a device computes at once. The default is divided among the processes of a run, so that "
-                "the effective batch stays the same; a value given here is not."
-            )
-        elif action.dest == "warmup_steps":
-            action.help = "Steps in which the rate rises from 0; below 1 a share of all steps: 0.1 is 10 %."
+        action.help = HELP.get(action.dest, action.help)
     # None stands for what is chosen from the machine.
     chosen = {"bf16": None, "fp16": None, "use_cpu": None, "disable_tqdm": not shows_progress_bars()}
     parser.set_defaults(**{**chosen, "output_dir": f"runs/{name}", **defaults})

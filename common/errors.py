@@ -35,14 +35,13 @@ def check_range(args: Any, low: float, high: float, *names: str) -> None:
     for name in names:
         value = getattr(args, name)
         if value is not None and not low <= value <= high:  # not a number is in no range
-            raise InputError(f"--{name} {value}: must be from {low:g} to {high:g}")
+            limits = f"from {low:g} to {high:g}" if high < float("inf") else f"at least {low:g}"
+            raise InputError(f"--{name} {value}: must be {limits}")
 
 
 def check_at_least_one(args: Any, *names: str) -> None:
     """Refuse flags that count something and are less than 1."""
-    for name in names:
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name} {getattr(args, name)}: must be at least 1")
+    check_range(args, 1, float("inf"), *names)
 
 
 def run_as_command(main: Callable[[], object]) -> None:

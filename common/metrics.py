@@ -6,7 +6,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
 import datasets
@@ -494,36 +494,23 @@ def chosen_answers(spans: Sequence[dict], threshold: float | None) -> list[str]:
     ]
 
 
-def answer_baselines(questions: Sequence[str], contexts: Sequence[str], words: int) -> dict[str, list[str]]:
-    """Two trivial answers to each question, to stand beside a model.
+def nearest_name(question: str, context: str) -> str:
+    """A trivial answer, to set beside a model's: of the sentence that shares most words with the question, the first
+    run of capitalised words or digits that the question does not name, the sentence's own first word left out; without
+    one, its last word.
 
-    `a random span`: so many `words` of the context, drawn with a fixed seed. `nearest name or number`: of the sentence
-    that shares most words with the question, the first run of capitalised words or digits that the question does not
-    name, the sentence's own first word left out; without one, its last word.
-
-    >>> answer_baselines(["Who met Ada?"], ["It rained. Then Ada met Kurt Lang."], 2)["nearest name or number"]
-    ['Kurt Lang.']
+    >>> nearest_name("Who met Ada?", "It rained. Then Ada met Kurt Lang.")
+    'Kurt Lang.'
     """
-    import random
-
-    generator = random.Random(0)
-    spans, names = [], []
-    for question, context in zip(questions, contexts, strict=True):
-        tokens = context.split() or [""]
-        start = generator.randrange(max(1, len(tokens) - words + 1))
-        spans.append(" ".join(tokens[start : start + words]))
-        asked = set(normalize_answer(question).split())
-        sentences = [s.split() for s in re.split(r"(?<=[.!?])\s+", context) if s.split()] or [[""]]
-        nearest = max(sentences, key=lambda s: len(asked & set(normalize_answer(" ".join(s)).split())))
-        runs: list[list[str]] = [[]]
-        for i, word in enumerate(nearest):
-            named = (word[:1].isupper() and i > 0) or any(c.isdigit() for c in word)
-            if named and normalize_answer(word) not in asked:
-                runs[-1].append(word)
-            elif runs[-1]:
-                runs.append([])
-        names.append(" ".join(runs[0]) if runs[0] else nearest[-1])
-    return {"a random span": spans, "nearest name or number": names}
+    words = set(normalize_answer(question).split())
+    sentences = [s.split() for s in re.split(r"(?<=[.!?])\s+", context) if s.split()] or [[""]]
+    nearest = max(sentences, key=lambda s: len(words & set(normalize_answer(" ".join(s)).split())))
+    is_name = [
+        ((word[:1].isupper() and i > 0) or any(c.isdigit() for c in word)) and normalize_answer(word) not in words
+        for i, word in enumerate(nearest)
+    ]
+    runs = (list(run) for named, run in groupby(range(len(nearest)), key=is_name.__getitem__) if named)
+    return " ".join(nearest[i] for i in next(runs, [-1]))
 
 
 # What an `evaluate.Metric` of each kind computes, the source of its rule, and what a row of it is.

@@ -15,7 +15,7 @@ from torch import nn
 
 from common.data import Row, Source, column, columns, repetitions, source_name, window_facts
 from common.errors import InputError
-from common.metrics import answer_baselines, answer_scores, chosen_answers, null_odds, score_line, show_facts, table
+from common.metrics import answer_scores, chosen_answers, nearest_name, null_odds, score, score_line, show_facts, table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -556,9 +556,6 @@ def show_answers(split: str, dataset: Any, spans: list[dict], scores: dict[str, 
         rows.append([kind, *(100 * float(np.mean(column)) for column in zip(*of_kind, strict=True)), len(of_kind)])
     log.info("\n%s (%d questions)\n%s", split, len(golds), table(["first word", "exact match", "f1", "support"], rows))
     log.info("%s: %s.", split, score_line(scores))
-    usual = round(float(np.median([len(text.split()) for gold in golds for text in gold] or [1])))
-    baselines = answer_baselines(dataset["question"][:], dataset["context"][:], max(1, usual))
-    for name, texts in baselines.items():
-        baseline = [answer_scores(text, gold, version_2) for text, gold in zip(texts, golds, strict=True)]
-        exact, f1 = (100 * float(np.mean(column)) for column in zip(*baseline, strict=True))
-        log.info("Trivial baseline, %s: exact match %.2f, f1 %.2f.", name, exact, f1)
+    nearest = [nearest_name(question, context) for question, context in columns(dataset, "question", "context")]
+    baseline = score("answers", golds, nearest, version_2=version_2)
+    log.info("The nearest name or number (trivial baseline): %s.", score_line(baseline, ["exact_match", "f1"]))
