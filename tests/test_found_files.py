@@ -1,4 +1,4 @@
-"""Files as people have them are read right, and a part of train is held out right; bad ones: tests/test_bad_input.py."""
+"""Files as people have them are read right, and a part of train is held out; bad ones: tests/test_bad_input.py."""
 
 import json
 import logging
