@@ -181,12 +181,14 @@ def small_files(tmp_path_factory) -> dict[str, str]:
     }
 
 
+@pytest.fixture(scope="session")
+def ner_line(tiny_bert, small_files) -> str:
+    """Flags of a run of seconds: two epochs of 9 steps (64 sentences in 66 windows)."""
+    files = " ".join(f"--{split}_file {path}" for split, path in small_files.items())
+    lengths = "--num_train_epochs 2 --per_device_train_batch_size 8 --learning_rate 1e-3 --max_seq_length 32"
+    return f"--model_name_or_path {tiny_bert} {files} {lengths}"
+
+
 @pytest.fixture
-def ner_flags(tiny_bert, small_files, tmp_path) -> list[str]:
-    """Flags of a run of seconds: fp32, two epochs of 9 steps (64 sentences in 66 windows)."""
-    return [
-        *f"--model_name_or_path {tiny_bert} --train_file {small_files['train']}".split(),
-        *f"--validation_file {small_files['validation']} --test_file {small_files['test']}".split(),
-        *f"--output_dir {tmp_path / 'run'} --num_train_epochs 2 --per_device_train_batch_size 8".split(),
-        *["--learning_rate", "1e-3", "--bf16", "false", "--disable_tqdm", "true", "--max_seq_length", "32"],
-    ]
+def ner_flags(ner_line, tmp_path) -> list[str]:
+    return flags_of("--bf16 false --disable_tqdm true", ner_line, output_dir=tmp_path / "run")
