@@ -28,62 +28,38 @@ import numpy as np
 
 ROOT = Path(__file__).parent.parent
 OUTPUT = Path("runs/bench")
-SAMPLES = "recipes/samples"
+SAMPLES = "recipes/samples/{}"
 
 
 @dataclass
 class Case:
     """A recipe on a dataset: the task, and how the example script pads."""
 
-    recipe: str
-    files: tuple[str, str]  # of train and validation, in the data folder
-    sample: tuple[str, str]  # the bundled ones
+    files: str  # {} stands for train or validation
+    sample: str
+    splits: tuple[str, str]  # of the files
     task: str | None
     steps: int  # of a quick run
     full: str  # flags of a whole run
     padded_to: int | None  # what the example script pads every row to; None: to the longest of the batch
 
+    def paths(self, data: Path) -> tuple[bool, list[str]]:
+        """Whether the real data is there, and its files or those of the bundled sample."""
+        real = [data / self.files.format(split) for split in self.splits]
+        is_real = all(path.exists() for path in real)
+        return is_real, [str(p) for p in real] if is_real else [SAMPLES.format(self.sample.format(s)) for s in USUAL]
 
+
+USUAL = ("train", "validation")
+SST2 = "--num_train_epochs 1 --max_train_samples 10000"
+CONLL = "--num_train_epochs 3 --max_train_samples 3000"
+SQUAD = "--num_train_epochs 1 --max_train_samples 2000 --max_eval_samples 2000"
 CASES = {
-    "nli": Case(
-        "nli",
-        ("mrpc/train.csv", "mrpc/validation.csv"),
-        ("nli/train.csv", "nli/validation.csv"),
-        "mrpc",
-        6,
-        "--num_train_epochs 3",
-        128,
-    ),
-    "text_classification": Case(
-        "text_classification",
-        ("sst2/train.csv", "sst2/validation.csv"),
-        ("text_classification/train.csv", "text_classification/validation.csv"),
-        "sst2",
-        10,
-        "--num_train_epochs 1 --max_train_samples 10000",
-        128,
-    ),
-    "ner": Case(
-        "ner",
-        ("conll2003/train.txt", "conll2003/validation.txt"),
-        ("ner/train.conll", "ner/validation.conll"),
-        None,
-        12,
-        "--num_train_epochs 3 --max_train_samples 3000",
-        None,
-    ),
-    "qa": Case(
-        "qa",
-        ("squad/train-v1.1.json", "squad/dev-v1.1.json"),
-        ("qa/train.json", "qa/validation.json"),
-        None,
-        4,
-        "--num_train_epochs 1 --max_train_samples 2000 --max_eval_samples 2000",
-        384,
-    ),
+    "nli": Case("mrpc/{}.csv", "nli/{}.csv", USUAL, "mrpc", 6, "--num_train_epochs 3", 128),
+    "text_classification": Case("sst2/{}.csv", "text_classification/{}.csv", USUAL, "sst2", 10, SST2, 128),
+    "ner": Case("conll2003/{}.txt", "ner/{}.conll", USUAL, None, 12, CONLL, None),
+    "qa": Case("squad/{}-v1.1.json", "qa/{}.json", ("train", "dev"), None, 4, SQUAD, 384),
 }
-
-
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647"}  # as the Makefile sets them
 
 
@@ -117,12 +93,12 @@ def gpu_arms(case: Case) -> dict[str, dict[str, Any]]:
     return found | {"A, compiled": {"flags": f"{batch} --torch_compile true"}}
 
 
-def run_arm(name: str, case: Case, arm: dict[str, Any], folder: Path, data: Path, model: str, length: str) -> dict:
+def run_arm(name: str, recipe: str, arm: dict[str, Any], folder: Path, data: Path, model: str, length: str) -> dict:
     """Run one arm as a process of its own; its seconds from start to end and what its run.json says."""
-    is_real = all((data / file).exists() for file in case.files)
-    train, held_out = (data / f for f in case.files) if is_real else (f"{SAMPLES}/{f}" for f in case.sample)
+    case = CASES[recipe]
+    is_real, (train, held_out) = case.paths(data)
     flags = "--learning_rate 2e-4" + (f" --task_name {case.task}" if is_real and case.task else "")
-    command = [sys.executable, "-m", "tests.bench", "--worker", case.recipe, "--pad", str(arm.get("pad") or 0)]
+    command = [sys.executable, "-m", "tests.bench", "--worker", recipe, "--pad", str(arm.get("pad") or 0)]
     command += [*["--one_part"] * arm.get("one_part", False), "--"]
     command += f"--model_name_or_path {model} --train_file {train} --validation_file {held_out} {flags}".split()
     command += f"{length} --save_strategy no --eval_strategy no {arm.get('flags', '')}".split()
@@ -138,7 +114,7 @@ def run_arm(name: str, case: Case, arm: dict[str, Any], folder: Path, data: Path
     record = json.loads((ROOT / folder / "run.json").read_text())
     score = next(record["results"][key] for key in ("eval_f1", "eval_accuracy") if key in record["results"])
     return {
-        "recipe": case.recipe,
+        "recipe": recipe,
         "data": "real" if is_real else "sample",
         "arm": name,
         "end to end": round(seconds, 1),
@@ -318,7 +294,7 @@ def main() -> None:
             if args.arms and name not in args.arms:
                 continue
             folder = OUTPUT / f"{recipe}-{name.replace(', ', '-').replace(' ', '-')}"
-            rows.append(run_arm(name, case, arm, folder, args.data, model, case.full if args.full else length))
+            rows.append(run_arm(name, recipe, arm, folder, args.data, model, case.full if args.full else length))
             print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
             (ROOT / OUTPUT / "bench.json").write_text(json.dumps(rows, indent=1) + "\n")
     notes = []
