@@ -1,5 +1,6 @@
 """Tiny models and small files, made anew for the tests; no network, no cache of the user's."""
 
+import functools
 import json
 import os
 import subprocess
@@ -167,6 +168,16 @@ def tiny_bert(tmp_path_factory) -> str:
 def tiny_bert_without_dropout(tmp_path_factory) -> str:
     texts = [" ".join(words) for words, _ in read_sample("train")]
     return save_tiny_bert(tmp_path_factory.mktemp("tiny-bert-0"), texts, dropout=0.0)
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory):
+    """A function of an architecture's name that saves its model once and returns the folder."""
+    from tests.encoders import save_encoder
+
+    pairs = (SAMPLES / "nli" / "train.csv").read_text(encoding="utf-8").splitlines()
+    texts = [" ".join(words) for words, _ in read_sample("train")] + [line.split(",")[0] for line in pairs]
+    return functools.cache(lambda name: save_encoder(name, tmp_path_factory.mktemp(name), texts))
 
 
 @pytest.fixture(scope="session")

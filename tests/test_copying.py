@@ -41,7 +41,7 @@ EXAMPLES = {
 }
 
 
-def test_a_copy_is_a_target_of_make_at_once(tiny_bert, small_files, tmp_path):
+def test_a_copy_is_a_target_of_make_at_once_and_an_edited_one_another_run(tiny_bert, small_files, tmp_path):
     for path in ("Makefile", "requirements.txt"):
         shutil.copy(ROOT / path, tmp_path)
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
@@ -52,14 +52,22 @@ def test_a_copy_is_a_target_of_make_at_once(tiny_bert, small_files, tmp_path):
     (tmp_path / ".venv" / "bin" / "python").chmod(0o755)
     (tmp_path / ".venv" / ".ready").touch()
 
-    commands = re.search(r"^cp recipes/ner.py .*\nmake train-my-task", README, re.M).group().splitlines()
+    copied, trained = re.search(r"^cp recipes/ner.py .*\nmake train-my-task", README, re.M).group().splitlines()
+    assert process(*copied.split(), cwd=tmp_path).returncode == 0
     flags = f"--train_file {small_files['train']} --model_name_or_path {tiny_bert} --max_steps 2 --bf16 false"
-    for command in (commands[0].split(), [*commands[1].split(), f"ARGS={flags}"]):
-        done = process(*command, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+
+    def train():
+        return process(*trained.split(), f"ARGS={flags}", cwd=tmp_path)
+
+    done = train()
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "my_task" / "all_results.json").exists()
-    card = (tmp_path / "runs" / "my_task" / "README.md").read_text()
-    assert "python -m recipes.my_task" in card
+    assert "python -m recipes.my_task" in (tmp_path / "runs" / "my_task" / "README.md").read_text()
+    assert "this run is finished" in train().stdout
+    recipe = tmp_path / "recipes" / "my_task.py"
+    recipe.write_text(recipe.read_text().replace("weight_decay=0.01", "weight_decay=0.02"))
+    edited = train()
+    assert edited.returncode == 2 and "holds another run (recipe: " in edited.stderr
 
 
 @pytest.mark.parametrize("wide", [False, True])

@@ -15,25 +15,11 @@ from transformers import (
 from common import packing
 from common.packing import PackedBatch, pack, parts_of_similar_length
 from common.training import load_model, resolve_packing
-from tests.encoders import ENCODERS, save_encoder
+from tests.encoders import ENCODERS
 
 PACKABLE = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "albert", "distilbert")
 HEADS = [AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoModelForQuestionAnswering]
 LENGTHS = [3, 30, 1, 29, 12, 30, 8]
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    """A function of the architecture's name that saves its model once and returns the folder."""
-    folders = {}
-
-    def folder(name):
-        if name not in folders:
-            texts = ["Ada Lovelace met Grace Hopper in London and they talked about engines for hours"] * 9
-            folders[name] = save_encoder(name, tmp_path_factory.mktemp(name), texts)
-        return folders[name]
-
-    return folder
 
 
 def load(folder, is_packed, auto_class=AutoModelForTokenClassification, **config):

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -302,13 +301,6 @@ def test_the_saved_folder_answers_the_same_in_a_fresh_process(trained):
     assert f"exact_match {results['eval_exact_match']:.2f}" in done.stderr
 
 
-def test_the_plain_code_of_the_model_card_answers(trained, capsys):
-    code = (trained[0] / "run" / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    code = code.replace("Who wrote it?", "who lives?")
-    exec(code.replace("Mary Shelley wrote the novel in 1816.", "b omar lives in cork."), {})
-    assert capsys.readouterr().out.strip() == "omar"
-
-
 def test_questions_by_hand(trained, tmp_path, capsys):
     model = ["--model", str(trained[0] / "run")]
     context = write(tmp_path / "c.txt", "b omar lives in cork.\n")
@@ -378,20 +370,3 @@ def test_the_first_rows_may_all_be_unanswerable(tiny, tmp_path):
     limits = "--max_train_samples 16 --max_eval_samples 8 --max_steps 2 --eval_strategy epoch"
     results = train(tiny, tmp_path, limits, train_file=path, validation_file=path)
     assert "eval_NoAns_f1" in results and "eval_HasAns_f1" not in results
-
-
-def test_a_folder_like_the_hubs(tiny, tmp_path, monkeypatch):
-    features = Features(
-        **{name: Value("string") for name in ("id", "title", "context", "question")},
-        answers={"text": [Value("string")], "answer_start": [Value("int32")]},
-    )
-    for split, count in (("train", 24), ("validation", 9)):
-        rows = []
-        for paragraph in article(count, 7)["data"][0]["paragraphs"]:
-            question = paragraph["qas"][0]
-            answers = {name: [answer[name] for answer in question["answers"]] for name in ("text", "answer_start")}
-            rows.append(question | {"title": "t", "context": paragraph["context"], "answers": answers})
-        folder = tmp_path / "rajpurkar" / "squad" / "plain_text"
-        Dataset.from_list(rows, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
-    monkeypatch.chdir(tmp_path)
-    assert set(train(tiny, tmp_path, max_steps=2)) == {"eval_exact_match", "eval_f1", "eval_loss"}

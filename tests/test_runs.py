@@ -2,7 +2,6 @@
 
 import gc
 import json
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -14,7 +13,7 @@ from common import training
 from common.errors import InputError
 from common.runs import CompleteCheckpoints
 from recipes import ner, nli, qa, text_classification
-from tests.conftest import ENVIRONMENT, ROOT, SAMPLES, process, read_json, run, save_tiny_bert, write
+from tests.conftest import SAMPLES, process, read_json, run, save_tiny_bert, write
 from tests.test_qa import article
 
 
@@ -148,29 +147,6 @@ def test_a_folder_that_is_no_run_is_left_alone(flags, tmp_path):
         with pytest.raises(InputError, match=r"thesis.tex but no run.json"):
             run(ner, flags, extra, output_dir=tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
-
-
-def test_a_renamed_copy_runs_and_an_edited_one_is_another_run(flags, tmp_path):
-    (tmp_path / "recipes").mkdir()
-    for name in ("__init__.py", "predict.py"):
-        shutil.copy(ROOT / "recipes" / name, tmp_path / "recipes" / name)
-    copy = tmp_path / "recipes" / "my_task.py"
-    shutil.copy(ROOT / "recipes" / "ner.py", copy)
-    os.symlink(ROOT / "common", tmp_path / "common")
-    os.symlink(ROOT / "recipes" / "tools", tmp_path / "recipes" / "tools")
-    environment = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONPATH"}
-    command = f"-m recipes.my_task {flags} --max_steps 2 --bf16 false --disable_tqdm true".split()
-
-    def repeated():
-        return process(*command, cwd=tmp_path, environment=environment)
-
-    done = repeated()
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "runs" / "my_task" / "all_results.json").exists()
-    assert "this run is finished" in repeated().stdout
-    copy.write_text(copy.read_text().replace("weight_decay=0.01", "weight_decay=0.02"))
-    edited = repeated()
-    assert edited.returncode == 2 and "holds another run (recipe: " in edited.stderr
 
 
 # Replaced
