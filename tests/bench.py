@@ -146,51 +146,6 @@ def limited_tokenizer(load: Any, pad: int, *args: Any, **kwargs: Any) -> Any:
     return tokenizer
 
 
-def answer_choice() -> dict[str, float]:
-    """Seconds for choosing the answers of 1,000 windows on one core: on arrays, and with a plain double loop."""
-    import torch
-
-    from common.questions import choose_answers
-    from tests.test_qa import double_loop
-
-    torch.set_num_threads(1)
-    generator = np.random.default_rng(0)
-    windows, length, question = 1000, 180, 15
-    spans = [[-1] * question + [5 * i for i in range(length - question)] for _ in range(windows)]
-    features = {
-        "row": list(range(windows)),
-        "starts": spans,
-        "ends": [[s + 4 if s >= 0 else -1 for s in w] for w in spans],
-    }
-    logits = generator.normal(size=(2, windows, length)).astype(np.float32)
-    contexts = ["abcd " * length] * windows
-    seconds = {}
-    for name, choose in (("arrays", choose_answers), ("double loop", double_loop)):
-        start = time.process_time()
-        choose(*logits, features, contexts, 20, 30)
-        seconds[name] = round(time.process_time() - start, 3)
-    return seconds
-
-
-def update_of_unseen_words(denormals_are_zero: bool) -> float:
-    """Seconds of an AdamW update of a 30,522 x 384 embedding matrix when most words have not occurred for 900 steps."""
-    import torch
-
-    torch.set_flush_denormal(denormals_are_zero)
-    weight = torch.nn.Parameter(torch.zeros(30_522, 384))
-    optimizer = torch.optim.AdamW([weight], fused=True)
-    weight.grad = torch.zeros_like(weight)
-    optimizer.step()
-    optimizer.state[weight]["exp_avg"].fill_(0.9**900)  # a first moment of 1, times beta_1 at each step
-    seconds = []
-    for _ in range(9):
-        start = time.perf_counter()
-        optimizer.step()
-        seconds.append(time.perf_counter() - start)
-    torch.set_flush_denormal(False)
-    return min(seconds)
-
-
 def bert_base(tokenizer_from: str) -> tuple[str, float]:
     """A BERT-base with random weights, which serves for speed: its folder, and its parameters beside the embeddings."""
     from transformers import AutoTokenizer, BertConfig, BertModel
@@ -227,7 +182,7 @@ def processor() -> str:
     return f"{names[0].split(': ')[1] if names else platform.machine()} (bf16 {cpu_bf16_speedup():.1f} times fp32)"
 
 
-def summary(rows: list[dict[str, Any]], notes: list[str], flops: tuple[float, float] | None = None) -> str:
+def summary(rows: list[dict[str, Any]], flops: tuple[float, float] | None = None) -> str:
     """The table in Markdown: per recipe and arm, the mean over its repetitions, and B's figure over the arm's.
 
     Args:
@@ -255,7 +210,7 @@ def summary(rows: list[dict[str, Any]], notes: list[str], flops: tuple[float, fl
                 f"{row['precision']} | {row['score']:.4f} |"
                 + (f" {flops[0] * tokens / flops[1]:.1%} |" if flops else "")
             )
-    return "\n".join([*lines, "", *notes])
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -297,21 +252,7 @@ def main() -> None:
             rows.append(run_arm(name, recipe, arm, folder, args.data, model, case.full if args.full else length))
             print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
             (ROOT / OUTPUT / "bench.json").write_text(json.dumps(rows, indent=1) + "\n")
-    notes = []
-    if not args.gpu and not args.full:
-        slow, fast = update_of_unseen_words(False), update_of_unseen_words(True)
-        notes.append(
-            f"AdamW update of an embedding matrix of words long unseen: {1000 * fast:.0f} ms where denormal numbers "
-            f"are zero, {1000 * slow:.0f} ms where they are not ({slow / fast:.1f} times)."
-        )
-        if "qa" in args.recipes:
-            choice = answer_choice()
-            ratio = choice["double loop"] / choice["arrays"]
-            notes.append(
-                f"Answer choice, 1,000 windows of 180 pieces, one core: {choice['arrays']:.2f} s on arrays, "
-                f"{choice['double loop']:.2f} s in a plain double loop over all spans: {ratio:.0f} times."
-            )
-    text = summary(rows, notes, flops)
+    text = summary(rows, flops)
     (ROOT / OUTPUT / "bench.md").write_text(text + "\n")
     print(text)
 
