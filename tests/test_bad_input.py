@@ -90,6 +90,7 @@ FILES = [
     (text_classification, "three.csv", "one,two,label\nfine,day,yes\n", "holds the text; name it with --text_columns"),
     (text_classification, "labels.csv", "text,label,score\nfine,yes,1\n", "name one with --label_column"),
     (text_classification, "one_class.csv", ROWS.replace(",no", ",yes"), "every label is yes"),
+    (text_classification, "ignored.csv", "text,label\na,-100\nb,1.5\n", "line 2: a score of -100 would be passed over"),
     (text_classification, "no_label.csv", ROWS + "row,\n", 'line 22: "label" is empty'),
     (text_classification, "empty.parquet", "", "no readable Parquet file"),
     (text_classification, "sheet.xlsx", "PK", 'unknown ending ".xlsx"'),
