@@ -92,8 +92,8 @@ def test_rates_fall_from_the_head_to_the_embeddings(model):
 def test_the_optimizer_follows_them_and_keeps_weight_decay(model, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForTokenClassification.from_pretrained(model)
-    flags = f"--model_name_or_path {model} --train_file x --output_dir {tmp_path}/run --bf16 false --learning_rate 1e-4"
-    flags = flags_of(flags, layer_decay=0.5, head_learning_rate=1e-3)
+    flags = f"--model_name_or_path {model} --train_file x --output_dir {tmp_path}/run --bf16 false --eval_strategy no"
+    flags = flags_of(flags, learning_rate=1e-4, layer_decay=0.5, head_learning_rate=1e-3)
     args, training_args = ner.parse_arguments(ner.Arguments, ner.DEFAULTS, flags, ner.__file__)
     trainer = training.RecipeTrainer(model=network, args=training_args, processing_class=tokenizer, flags=args)
     optimizer = trainer.create_optimizer()
