@@ -128,10 +128,10 @@ def test_a_folder_that_another_run_took_meanwhile_is_left_to_it(flags, tmp_path,
     """While this run made its features, another with other flags began in the folder, and ended."""
     preprocess = ner.preprocess
 
-    def meanwhile(*args):
+    def meanwhile(*args, **kwargs):
         monkeypatch.setattr(ner, "preprocess", preprocess)
         run(ner, flags, output_dir=tmp_path / "run", max_steps=1)
-        return preprocess(*args)
+        return preprocess(*args, **kwargs)
 
     monkeypatch.setattr(ner, "preprocess", meanwhile)
     with pytest.raises(InputError, match="another run has begun in it meanwhile; repeat the command"):
