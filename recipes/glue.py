@@ -286,7 +286,7 @@ def summarize(args: argparse.Namespace, done: dict[Run, Path]) -> tuple[list[dic
                 notes.append(f"* {task}: not comparable with the published figure: {'; '.join(reasons)}.")
             elif dev:
                 entry["chance"] = chance_of_difference(values, dev["score"], dev["sd"], dev["runs"])
-            base = trivial(rows, "validation", metric.removeprefix("matched_"), folder, record)
+            base = trivial(rows, "validation", metric.removeprefix("matched_"), record)
             entry["trivial"] = base and 100 * base[1]
             if base and entry["interval"] and entry["interval"][0] <= entry["trivial"]:
                 notes.append(f"{task} {metric}: cannot be told from {base[0]} ({entry['trivial']:.2f}).")

@@ -28,62 +28,38 @@ import numpy as np
 
 ROOT = Path(__file__).parent.parent
 OUTPUT = Path("runs/bench")
-SAMPLES = "recipes/samples"
+SAMPLES = "recipes/samples/{}"
 
 
 @dataclass
 class Case:
     """A recipe on a dataset: the task, and how the example script pads."""
 
-    recipe: str
-    files: tuple[str, str]  # of train and validation, in the data folder
-    sample: tuple[str, str]  # the bundled ones
+    files: str  # {} stands for train or validation
+    sample: str
+    splits: tuple[str, str]  # of the files
     task: str | None
     steps: int  # of a quick run
     full: str  # flags of a whole run
     padded_to: int | None  # what the example script pads every row to; None: to the longest of the batch
 
+    def paths(self, data: Path) -> tuple[bool, list[str]]:
+        """Whether the real data is there, and its files or those of the bundled sample."""
+        real = [data / self.files.format(split) for split in self.splits]
+        is_real = all(path.exists() for path in real)
+        return is_real, [str(p) for p in real] if is_real else [SAMPLES.format(self.sample.format(s)) for s in USUAL]
 
+
+USUAL = ("train", "validation")
+SST2 = "--num_train_epochs 1 --max_train_samples 10000"
+CONLL = "--num_train_epochs 3 --max_train_samples 3000"
+SQUAD = "--num_train_epochs 1 --max_train_samples 2000 --max_eval_samples 2000"
 CASES = {
-    "nli": Case(
-        "nli",
-        ("mrpc/train.csv", "mrpc/validation.csv"),
-        ("nli/train.csv", "nli/validation.csv"),
-        "mrpc",
-        6,
-        "--num_train_epochs 3",
-        128,
-    ),
-    "text_classification": Case(
-        "text_classification",
-        ("sst2/train.csv", "sst2/validation.csv"),
-        ("text_classification/train.csv", "text_classification/validation.csv"),
-        "sst2",
-        10,
-        "--num_train_epochs 1 --max_train_samples 10000",
-        128,
-    ),
-    "ner": Case(
-        "ner",
-        ("conll2003/train.txt", "conll2003/validation.txt"),
-        ("ner/train.conll", "ner/validation.conll"),
-        None,
-        12,
-        "--num_train_epochs 3 --max_train_samples 3000",
-        None,
-    ),
-    "qa": Case(
-        "qa",
-        ("squad/train-v1.1.json", "squad/dev-v1.1.json"),
-        ("qa/train.json", "qa/validation.json"),
-        None,
-        4,
-        "--num_train_epochs 1 --max_train_samples 2000 --max_eval_samples 2000",
-        384,
-    ),
+    "nli": Case("mrpc/{}.csv", "nli/{}.csv", USUAL, "mrpc", 6, "--num_train_epochs 3", 128),
+    "text_classification": Case("sst2/{}.csv", "text_classification/{}.csv", USUAL, "sst2", 10, SST2, 128),
+    "ner": Case("conll2003/{}.txt", "ner/{}.conll", USUAL, None, 12, CONLL, None),
+    "qa": Case("squad/{}-v1.1.json", "qa/{}.json", ("train", "dev"), None, 4, SQUAD, 384),
 }
-
-
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647"}  # as the Makefile sets them
 
 
@@ -117,12 +93,12 @@ def gpu_arms(case: Case) -> dict[str, dict[str, Any]]:
     return found | {"A, compiled": {"flags": f"{batch} --torch_compile true"}}
 
 
-def run_arm(name: str, case: Case, arm: dict[str, Any], folder: Path, data: Path, model: str, length: str) -> dict:
+def run_arm(name: str, recipe: str, arm: dict[str, Any], folder: Path, data: Path, model: str, length: str) -> dict:
     """Run one arm as a process of its own; its seconds from start to end and what its run.json says."""
-    is_real = all((data / file).exists() for file in case.files)
-    train, held_out = (data / f for f in case.files) if is_real else (f"{SAMPLES}/{f}" for f in case.sample)
+    case = CASES[recipe]
+    is_real, (train, held_out) = case.paths(data)
     flags = "--learning_rate 2e-4" + (f" --task_name {case.task}" if is_real and case.task else "")
-    command = [sys.executable, "-m", "tests.bench", "--worker", case.recipe, "--pad", str(arm.get("pad") or 0)]
+    command = [sys.executable, "-m", "tests.bench", "--worker", recipe, "--pad", str(arm.get("pad") or 0)]
     command += [*["--one_part"] * arm.get("one_part", False), "--"]
     command += f"--model_name_or_path {model} --train_file {train} --validation_file {held_out} {flags}".split()
     command += f"{length} --save_strategy no --eval_strategy no {arm.get('flags', '')}".split()
@@ -138,7 +114,7 @@ def run_arm(name: str, case: Case, arm: dict[str, Any], folder: Path, data: Path
     record = json.loads((ROOT / folder / "run.json").read_text())
     score = next(record["results"][key] for key in ("eval_f1", "eval_accuracy") if key in record["results"])
     return {
-        "recipe": case.recipe,
+        "recipe": recipe,
         "data": "real" if is_real else "sample",
         "arm": name,
         "end to end": round(seconds, 1),
@@ -168,51 +144,6 @@ def limited_tokenizer(load: Any, pad: int, *args: Any, **kwargs: Any) -> Any:
     tokenizer = load(*args, **kwargs)
     tokenizer.model_max_length = pad
     return tokenizer
-
-
-def answer_choice() -> dict[str, float]:
-    """Seconds for choosing the answers of 1,000 windows on one core: on arrays, and with a plain double loop."""
-    import torch
-
-    from common.questions import choose_answers
-    from tests.test_qa import double_loop
-
-    torch.set_num_threads(1)
-    generator = np.random.default_rng(0)
-    windows, length, question = 1000, 180, 15
-    spans = [[-1] * question + [5 * i for i in range(length - question)] for _ in range(windows)]
-    features = {
-        "row": list(range(windows)),
-        "starts": spans,
-        "ends": [[s + 4 if s >= 0 else -1 for s in w] for w in spans],
-    }
-    logits = generator.normal(size=(2, windows, length)).astype(np.float32)
-    contexts = ["abcd " * length] * windows
-    seconds = {}
-    for name, choose in (("arrays", choose_answers), ("double loop", double_loop)):
-        start = time.process_time()
-        choose(*logits, features, contexts, 20, 30)
-        seconds[name] = round(time.process_time() - start, 3)
-    return seconds
-
-
-def update_of_unseen_words(denormals_are_zero: bool) -> float:
-    """Seconds of an AdamW update of a 30,522 x 384 embedding matrix when most words have not occurred for 900 steps."""
-    import torch
-
-    torch.set_flush_denormal(denormals_are_zero)
-    weight = torch.nn.Parameter(torch.zeros(30_522, 384))
-    optimizer = torch.optim.AdamW([weight], fused=True)
-    weight.grad = torch.zeros_like(weight)
-    optimizer.step()
-    optimizer.state[weight]["exp_avg"].fill_(0.9**900)  # a first moment of 1, times beta_1 at each step
-    seconds = []
-    for _ in range(9):
-        start = time.perf_counter()
-        optimizer.step()
-        seconds.append(time.perf_counter() - start)
-    torch.set_flush_denormal(False)
-    return min(seconds)
 
 
 def bert_base(tokenizer_from: str) -> tuple[str, float]:
@@ -251,7 +182,7 @@ def processor() -> str:
     return f"{names[0].split(': ')[1] if names else platform.machine()} (bf16 {cpu_bf16_speedup():.1f} times fp32)"
 
 
-def summary(rows: list[dict[str, Any]], notes: list[str], flops: tuple[float, float] | None = None) -> str:
+def summary(rows: list[dict[str, Any]], flops: tuple[float, float] | None = None) -> str:
     """The table in Markdown: per recipe and arm, the mean over its repetitions, and B's figure over the arm's.
 
     Args:
@@ -279,7 +210,7 @@ def summary(rows: list[dict[str, Any]], notes: list[str], flops: tuple[float, fl
                 f"{row['precision']} | {row['score']:.4f} |"
                 + (f" {flops[0] * tokens / flops[1]:.1%} |" if flops else "")
             )
-    return "\n".join([*lines, "", *notes])
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -318,24 +249,10 @@ def main() -> None:
             if args.arms and name not in args.arms:
                 continue
             folder = OUTPUT / f"{recipe}-{name.replace(', ', '-').replace(' ', '-')}"
-            rows.append(run_arm(name, case, arm, folder, args.data, model, case.full if args.full else length))
+            rows.append(run_arm(name, recipe, arm, folder, args.data, model, case.full if args.full else length))
             print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
             (ROOT / OUTPUT / "bench.json").write_text(json.dumps(rows, indent=1) + "\n")
-    notes = []
-    if not args.gpu and not args.full:
-        slow, fast = update_of_unseen_words(False), update_of_unseen_words(True)
-        notes.append(
-            f"AdamW update of an embedding matrix of words long unseen: {1000 * fast:.0f} ms where denormal numbers "
-            f"are zero, {1000 * slow:.0f} ms where they are not ({slow / fast:.1f} times)."
-        )
-        if "qa" in args.recipes:
-            choice = answer_choice()
-            ratio = choice["double loop"] / choice["arrays"]
-            notes.append(
-                f"Answer choice, 1,000 windows of 180 pieces, one core: {choice['arrays']:.2f} s on arrays, "
-                f"{choice['double loop']:.2f} s in a plain double loop over all spans: {ratio:.0f} times."
-            )
-    text = summary(rows, notes, flops)
+    text = summary(rows, flops)
     (ROOT / OUTPUT / "bench.md").write_text(text + "\n")
     print(text)
 

@@ -15,11 +15,7 @@ DEBERTA |= dict(position_buckets=16, share_att_key=True, position_biased_input=F
 # Name of the classes; tokenizer; entries of the config beside the sizes. From RoBERTa on, positions start at 2.
 ENCODERS = {
     "bert": ("Bert", "word pieces", NO_DROPOUT),
-    "distilbert": (
-        "DistilBert",
-        "word pieces",
-        DISTILBERT,
-    ),
+    "distilbert": ("DistilBert", "word pieces", DISTILBERT),
     "roberta": ("Roberta", "bytes", NO_DROPOUT | dict(max_position_embeddings=66)),
     "xlm-roberta": ("XLMRoberta", "unigrams", NO_DROPOUT | dict(max_position_embeddings=66)),
     "camembert": ("Camembert", "unigrams", NO_DROPOUT | dict(max_position_embeddings=66)),

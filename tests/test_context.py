@@ -1,15 +1,12 @@
 """NER with the context of the document, and learning rates by layer."""
 
-import json
-
 import pytest
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from common import training, words
-from common.errors import InputError
 from recipes import ner, predict
-from tests.conftest import save_tiny_bert
+from tests.conftest import flags_of, read_lines, run, save_tiny_bert, write
 
 FIRST = {"LOC": ["Travel", "news"], "ORG": ["Football", "news"]}
 
@@ -21,8 +18,7 @@ def write_documents(path, count=40, marked=True):
         entity = ("LOC", "ORG")[i % 2]
         first = "".join(f"{word} O\n" for word in FIRST[entity])
         blocks += ["-DOCSTART- O\n"] * marked + [first, f"Milan B-{entity}\ntoday O\n"]
-    path.write_text("\n".join(blocks), encoding="utf-8")
-    return str(path)
+    return write(path, "\n".join(blocks))
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +27,10 @@ def model(tmp_path_factory):
     return save_tiny_bert(tmp_path_factory.mktemp("bert"), texts, dropout=0.0)
 
 
-def flags(model, file, folder, *more):
-    return [
-        *f"--model_name_or_path {model} --train_file {file} --validation_file {file} --output_dir {folder}".split(),
-        *"--num_train_epochs 60 --learning_rate 2e-3 --per_device_train_batch_size 8 --bf16 false".split(),  # noqa: SIM905
-        *["--eval_strategy", "no", "--save_strategy", "no", "--max_seq_length", "16"],
-        *more,
-    ]
+def train(model, file, folder, *flags):
+    files = f"--model_name_or_path {model} --train_file {file} --validation_file {file} --output_dir {folder}"
+    fixed = "--num_train_epochs 60 --learning_rate 2e-3 --per_device_train_batch_size 8 --max_seq_length 16"
+    return run(ner, files, fixed, "--eval_strategy no --save_strategy no", *flags)
 
 
 def test_every_word_has_one_place_in_windows_over_documents(model):
@@ -58,23 +51,22 @@ def test_every_word_has_one_place_in_windows_over_documents(model):
 
 def test_context_tells_what_a_sentence_alone_does_not(model, tmp_path):
     file = write_documents(tmp_path / "train.conll")
-    alone = ner.main(flags(model, file, tmp_path / "sentence"))
-    together = ner.main(flags(model, file, tmp_path / "document", "--context", "document"))
+    alone = train(model, file, tmp_path / "sentence")
+    together = train(model, file, tmp_path / "document", "--context document")
     assert alone["eval_f1"] <= 0.5 and together["eval_f1"] == 1.0
 
     # The model keeps it: evaluated and asked as it was trained.
-    again = ["--do_train", "false", "--validation_file", file, "--output_dir", str(tmp_path / "again")]
-    results = ner.main(["--model_name_or_path", str(tmp_path / "document"), *again, "--bf16", "false"])
-    assert results["eval_f1"] == 1.0
+    again = f"--do_train false --model_name_or_path {tmp_path}/document --validation_file {file}"
+    assert run(ner, again, output_dir=tmp_path / "again")["eval_f1"] == 1.0
     answers = predict.main(["--model", str(tmp_path / "document"), "--file", file, "--json"])
-    rows = [json.loads(line) for line in (tmp_path / "document" / "predictions.jsonl").read_text().splitlines()]
+    rows = read_lines(tmp_path / "document" / "predictions.jsonl")
     assert [answer["tags"] for answer in answers] == [row["predicted"] for row in rows]
 
 
-def test_viterbi_gives_legal_tags_and_predict_gives_the_same(ner_flags, small_files, tmp_path):
-    more = ["--learning_rate", "5e-3", "--num_train_epochs", "8", "--eval_strategy", "no", "--save_strategy", "no"]
-    ner.main([*ner_flags, *more, "--viterbi", "true"])
-    rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
+def test_viterbi_gives_legal_tags_and_predict_gives_the_same(ner_line, small_files, tmp_path):
+    more = "--learning_rate 5e-3 --num_train_epochs 8 --eval_strategy no --save_strategy no --viterbi true"
+    run(ner, ner_line, more, output_dir=tmp_path / "run")
+    rows = read_lines(tmp_path / "run" / "predictions.jsonl")
     for row in rows:
         for before, tag in zip(["O", *row["predicted"]], row["predicted"], strict=False):
             assert not tag.startswith("I-") or before[2:] == tag[2:]
@@ -86,13 +78,7 @@ def test_viterbi_gives_legal_tags_and_predict_gives_the_same(ner_flags, small_fi
 
 def test_documents_that_no_file_marks_have_a_size(model, tmp_path):
     file = write_documents(tmp_path / "train.conll", marked=False)
-    with pytest.raises(InputError, match="--document_size"):
-        ner.main(flags(model, file, tmp_path / "a", "--context", "document"))
-    for wrong in (["--context", "paragraph"], ["--context", "document", "--document_size", "0"]):
-        with pytest.raises(InputError, match="must be"):
-            ner.main(flags(model, file, tmp_path / "a", *wrong))
-    results = ner.main(flags(model, file, tmp_path / "b", "--context", "document", "--document_size", "2"))
-    assert results["eval_f1"] == 1.0
+    assert train(model, file, tmp_path / "run", "--context document --document_size 2")["eval_f1"] == 1.0
 
 
 def test_rates_fall_from_the_head_to_the_embeddings(model):
@@ -106,10 +92,9 @@ def test_rates_fall_from_the_head_to_the_embeddings(model):
 def test_the_optimizer_follows_them_and_keeps_weight_decay(model, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForTokenClassification.from_pretrained(model)
-    arguments = ner.parse_arguments(ner.Arguments, ner.DEFAULTS, flags(model, "x", tmp_path / "run"), ner.__file__)
-    args, training_args = arguments
-    args.layer_decay, args.head_learning_rate = 0.5, 1e-3
-    training_args.learning_rate = 1e-4
+    flags = f"--model_name_or_path {model} --train_file x --output_dir {tmp_path}/run --bf16 false --eval_strategy no"
+    flags = flags_of(flags, learning_rate=1e-4, layer_decay=0.5, head_learning_rate=1e-3)
+    args, training_args = ner.parse_arguments(ner.Arguments, ner.DEFAULTS, flags, ner.__file__)
     trainer = training.RecipeTrainer(model=network, args=training_args, processing_class=tokenizer, flags=args)
     optimizer = trainer.create_optimizer()
     groups = [

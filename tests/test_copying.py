@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -15,12 +14,7 @@ import pytest
 import torch
 from datasets import Dataset
 from scipy.special import expit, logit
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    DataCollatorWithPadding,
-    TrainingArguments,
-)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
 from common.arguments import build_parser
 from common.errors import InputError
@@ -28,37 +22,44 @@ from common.training import RecipeTrainer, load_model
 from recipes import predict, text_classification
 from recipes.tools import report
 from recipes.tools.compare import compare
-from tests.conftest import ROOT, save_tiny_bert, write_sentences
+from tests import conftest
+from tests.conftest import ROOT, process, read_json, read_lines, save_tiny_bert, write, write_sentences
+from tests.test_training import build
 
 README = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
 EXAMPLES = {
     copy: (original, (ROOT / "recipes" / "patches" / f"{copy}.patch").read_text(encoding="utf-8"))
     for original, copy in re.findall(r"^cp (recipes/\w+\.py) recipes/(\w+)\.py && patch", README, re.MULTILINE)
 }
-# As typed by a person, also when these tests themselves run under make.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ARGS"))}
 
 
-def test_a_copy_is_a_target_of_make_at_once(tiny_bert, small_files, tmp_path):
+def test_a_copy_is_a_target_of_make_at_once_and_an_edited_one_another_run(tiny_bert, small_files, tmp_path):
     for path in ("Makefile", "requirements.txt"):
         shutil.copy(ROOT / path, tmp_path)
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     os.symlink(ROOT / "common", tmp_path / "common")
     # An environment that make takes for ready: this interpreter.
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
+    write(tmp_path / ".venv" / "bin" / "python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / ".venv" / "bin" / "python").chmod(0o755)
     (tmp_path / ".venv" / ".ready").touch()
 
-    commands = re.search(r"^cp recipes/ner.py .*\nmake train-my-task", README, re.M).group().splitlines()
+    copied, trained = re.search(r"^cp recipes/ner.py .*\nmake train-my-task", README, re.M).group().splitlines()
+    assert process(*copied.split(), cwd=tmp_path).returncode == 0
     flags = f"--train_file {small_files['train']} --model_name_or_path {tiny_bert} --max_steps 2 --bf16 false"
-    for command in (commands[0].split(), [*commands[1].split(), f"ARGS={flags}"]):
-        done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+
+    def train():
+        return process(*trained.split(), f"ARGS={flags}", cwd=tmp_path)
+
+    done = train()
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "my_task" / "all_results.json").exists()
-    card = (tmp_path / "runs" / "my_task" / "README.md").read_text()
-    assert "python -m recipes.my_task" in card
+    assert "python -m recipes.my_task" in (tmp_path / "runs" / "my_task" / "README.md").read_text()
+    assert "this run is finished" in train().stdout
+    recipe = tmp_path / "recipes" / "my_task.py"
+    recipe.write_text(recipe.read_text().replace("weight_decay=0.01", "weight_decay=0.02"))
+    edited = train()
+    assert edited.returncode == 2 and "holds another run (recipe: " in edited.stderr
 
 
 @pytest.mark.parametrize("wide", [False, True])
@@ -71,41 +72,30 @@ def test_a_copied_recipe_may_have_an_ordinary_loss(wide, tmp_path, tiny_bert_wit
     rows = {"input_ids": ids, "attention_mask": [[1] * n for n in lengths], "labels": gold.tolist()}
     mean_loss = torch.nn.functional.binary_cross_entropy_with_logits if wide else torch.nn.functional.cross_entropy
     args = SimpleNamespace(model_name_or_path=tiny_bert_without_dropout, attn_implementation=None, packing=None)
-    training_args = TrainingArguments(
-        tmp_path,
-        do_train=True,
-        use_cpu=True,
-        per_device_train_batch_size=8,
-        max_steps=1,
-        logging_steps=1,
-        report_to=[],
-        max_grad_norm=1e9,
-    )
+    machine = SimpleNamespace(device=torch.device("cpu"), torch_compile=False, do_train=True)
     torch.manual_seed(0)
-    model = load_model(
-        AutoModelForSequenceClassification, tiny_bert_without_dropout, args, training_args, num_labels=labels
-    )
+    model_class = AutoModelForSequenceClassification
+    model = load_model(model_class, tiny_bert_without_dropout, args, machine, num_labels=labels)
     assert model.config._attn_implementation == "packed"
     plain = copy.deepcopy(model.state_dict())
-    trainer = RecipeTrainer(
-        model=model,
-        args=training_args,
-        train_dataset=Dataset.from_dict(rows),
-        data_collator=DataCollatorWithPadding(AutoTokenizer.from_pretrained(tiny_bert_without_dropout)),
-        compute_loss_func=lambda outputs, labels, num_items_in_batch=None: mean_loss(outputs["logits"], labels),
-    )
+    collator = DataCollatorWithPadding(AutoTokenizer.from_pretrained(tiny_bert_without_dropout))
+
+    def loss_of(outputs, labels, num_items_in_batch=None):
+        return mean_loss(outputs["logits"], labels)
+
+    options = {"data_collator": collator, "compute_loss_func": loss_of}
+    flags = dict(per_device_train_batch_size=8, max_steps=1, logging_steps=1, max_grad_norm=1e9)
+    trainer = build(RecipeTrainer, tmp_path, model, Dataset.from_dict(rows), options, **flags)
     trainer.train()
     logged = trainer.state.log_history[0]
 
-    stock = AutoModelForSequenceClassification.from_pretrained(tiny_bert_without_dropout, num_labels=labels).train()
+    stock = model_class.from_pretrained(tiny_bert_without_dropout, num_labels=labels).train()
     stock.load_state_dict(plain)
-    batch = trainer.data_collator([{"input_ids": i, "attention_mask": [1] * len(i)} for i in ids])
-    loss = mean_loss(stock(**batch).logits, gold)
+    loss = mean_loss(stock(**collator([{"input_ids": i, "attention_mask": [1] * len(i)} for i in ids])).logits, gold)
     loss.backward()
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in stock.parameters()])
     assert logged["loss"] == pytest.approx(loss.item(), rel=1e-5)
-    assert logged["grad_norm"] == pytest.approx(
-        torch.nn.utils.get_total_norm([p.grad for p in stock.parameters()]).item(), rel=1e-3
-    )
+    assert logged["grad_norm"] == pytest.approx(norm.item(), rel=1e-3)
 
 
 @pytest.fixture
@@ -121,9 +111,7 @@ def patched(tmp_path):
             text = text.replace('\n"""\n', '\nMore is said here.\n\nIn two lines.\n"""\n', 1)
             text = text.replace("    # 2. Data.\n", "    # 2. Data, and what is in it.\n    log.debug(args)\n")
         path.write_text(text, encoding="utf-8")
-        applied = subprocess.run(
-            ["git", "apply", "-"], input=patch, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
-        )
+        applied = process("git", "apply", "-", input=patch, cwd=tmp_path)
         assert applied.returncode == 0, applied.stderr
         spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)
@@ -145,18 +133,18 @@ def test_the_examples_are_all_here_and_leave_clean_files(patched, tmp_path, chan
         )
         shutil.copy(tmp_path / "recipes" / f"{name}.py", tmp_path)
         shutil.rmtree(tmp_path / "recipes")
-    checked = ["ruff", "check", "--isolated", "--select", "E,F,B", "--line-length", "120", *tmp_path.glob("*.py")]
-    done = subprocess.run([sys.executable, "-m", *map(str, checked)], capture_output=True, text=True)
+    options = ["--isolated", "--select", "E,F,B", "--line-length", "120"]
+    done = process("-m", "ruff", "check", *options, *tmp_path.glob("*.py"))
     assert done.returncode == 0, done.stdout
 
 
-def run(module, *flags):
-    fixed = "--bf16 false --disable_tqdm true --per_device_train_batch_size 8 --learning_rate 3e-3 --eval_strategy no"
-    return module.main([*fixed.split(), *map(str, flags)])
+def run(module, *flags, **values):
+    fixed = "--per_device_train_batch_size 8 --learning_rate 3e-3 --eval_strategy no"
+    return conftest.run(module, fixed, *flags, **values)
 
 
 def predictions(folder):
-    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    return read_lines(folder / "predictions.jsonl")
 
 
 # Parts of speech
@@ -188,29 +176,29 @@ def test_parts_of_speech(patched, tmp_path, capsys):
     model = save_tiny_bert(tmp_path / "model", [" ".join(words) for words, _ in train], dropout=0.0)
     files = [write_sentences(tmp_path / f"{n}.conll", s) for n, s in (("train", train), ("dev", held_out))]
     folder = tmp_path / "run"
-    given = ("--train_file", files[0], "--validation_file", files[1], "--model_name_or_path", model)
-    results = run(module, *given, "--output_dir", folder, "--num_train_epochs", 6)
+    train_alone = f"--train_file {files[0]} --model_name_or_path {model}"
+    results = run(module, train_alone, validation_file=files[1], output_dir=folder, num_train_epochs=6)
     assert set(results) == {"eval_accuracy", "eval_loss"}
     assert results["eval_accuracy"] > 0.95
     rows = predictions(folder)
     assert [row["ner_tags"] for row in rows] == [tags for _, tags in held_out]
     right = [a == b for row in rows for a, b in zip(row["ner_tags"], row["predicted"], strict=True)]
     assert results["eval_accuracy"] == pytest.approx(sum(right) / len(right))
-    assert list(json.loads((folder / "config.json").read_text())["label2id"]) == ["-LRB-", "DT", "JJ", "NN", "VBZ"]
+    assert list(read_json(folder / "config.json")["label2id"]) == ["-LRB-", "DT", "JJ", "NN", "VBZ"]
 
     capsys.readouterr()
     answers = predict.main(["--model", str(folder), "--file", files[1]])
     assert [answer["tags"] for answer in answers] == [row["predicted"] for row in rows]
     assert f"accuracy {results['eval_accuracy']:.4f}" in capsys.readouterr().out
-    again = ("--do_train", "false", "--model_name_or_path", folder, "--validation_file", files[1])
-    assert run(module, *again, "--output_dir", tmp_path / "again") == pytest.approx(results, rel=1e-4)
+    again = f"--do_train false --model_name_or_path {folder} --validation_file {files[1]}"
+    assert run(module, again, output_dir=tmp_path / "again") == pytest.approx(results, rel=1e-4)
 
     # The report shows classes of words, not entities.
     answers = next(blocks for title, blocks in report.page(folder)["sections"] if title.startswith("Answers"))
     assert [block["caption"].split()[0] for block in answers] == ["Confusions:", "Classes,"]
 
     # Without a validation file a part is held out, by sentence.
-    held = run(module, *given[:2], *given[4:], "--output_dir", tmp_path / "held", "--max_steps", 1)
+    held = run(module, train_alone, output_dir=tmp_path / "held", max_steps=1)
     assert 0 <= held["eval_accuracy"] <= 1
 
 
@@ -230,21 +218,20 @@ def reports(count, seed):
 
 def test_long_documents(patched, tmp_path):
     module = patched("long_documents")
-    train, held_out = tmp_path / "train.csv", tmp_path / "dev.csv"
-    train.write_text(reports(80, 0)), held_out.write_text(reports(30, 1))
+    train, held_out = (write(tmp_path / f"{n}.csv", reports(n, i)) for i, n in enumerate((80, 30)))
     model = save_tiny_bert(tmp_path / "model", ["the bridge was seen in may sound cracked"], dropout=0.0)
     folder = tmp_path / "run"
-    given = ("--train_file", train, "--model_name_or_path", model, "--validation_file", held_out)
-    given += ("--max_seq_length", 24, "--num_train_epochs", 4)
-    results = run(module, *given, "--doc_stride", 6, "--output_dir", folder)
+    flags = f"--train_file {train} --model_name_or_path {model} --validation_file {held_out} --max_seq_length 24"
+    flags += " --num_train_epochs 4"
+    results = run(module, flags, doc_stride=6, output_dir=folder)
     assert results["eval_accuracy"] > 0.9
-    cut = run(text_classification, *given, "--output_dir", tmp_path / "cut")
+    cut = run(text_classification, flags, output_dir=tmp_path / "cut")
     assert cut["eval_accuracy"] < 0.75  # what the label hangs on is cut off
 
     rows = predictions(folder)
     assert len(rows) == 30
     assert results["eval_accuracy"] == pytest.approx(np.mean([row["label"] == row["predicted"] for row in rows]))
-    answers = predict.main(["--model", str(folder), "--file", str(held_out)])
+    answers = predict.main(["--model", str(folder), "--file", held_out])
     assert [(a["predicted"], a["probability"]) for a in answers] == [
         (row["predicted"], pytest.approx(row["probability"], abs=1e-3)) for row in rows
     ]
@@ -287,36 +274,27 @@ def titled(count, seed):
 
 
 def test_a_copy_with_two_texts_and_a_head_a_loss_and_a_metric_of_its_own(mine, tmp_path, capsys, monkeypatch):
-    train, held_out, folder = tmp_path / "train.csv", tmp_path / "dev.csv", tmp_path / "my run"
-    train.write_text(titled(160, 0)), held_out.write_text(titled(60, 1))
+    train, held_out = (write(tmp_path / f"{n}.csv", titled(n, i)) for i, n in enumerate((160, 60)))
+    folder = tmp_path / "my run"
     model = save_tiny_bert(tmp_path / "model", ["awful kind the order was late fine"], dropout=0.0)
-    given = ("--train_file", train, "--validation_file", held_out, "--model_name_or_path", model)
-    given += (
-        "--text_columns",
-        "title",
-        "body",
-        "--output_dir",
-        folder,
-        "--num_train_epochs",
-        6,
-        "--save_strategy",
-        "no",
-    )
+    flags = f"--train_file {train} --validation_file {held_out} --model_name_or_path {model} --text_columns title body"
+    flags += " --num_train_epochs 6"
+    unsaved = dict(output_dir=folder, save_strategy="no", label_smoothing_factor=0.1)
     # A fault while it is scored: the model is there, and the repeated command scores it without training again.
     with monkeypatch.context() as patch:
         patch.setattr("common.texts.show_labels", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            run(mine, *given, "--label_smoothing_factor", 0.1)
+            run(mine, flags, **unsaved)
     assert "--label_smoothing_factor 0.1 has no effect: the loss of this recipe" in capsys.readouterr().out
     assert (folder / "model.safetensors").exists()
     with monkeypatch.context() as patch:
         patch.setattr(RecipeTrainer, "train", lambda *args, **kwargs: 1 / 0)
-        results = run(mine, *given, "--label_smoothing_factor", 0.1)
+        results = run(mine, flags, **unsaved)
         assert "it is scored again" in capsys.readouterr().out
-        assert run(mine, *given, "--label_smoothing_factor", 0.1) == results  # finished
+        assert run(mine, flags, **unsaved) == results  # finished
     assert set(results) == {f"eval_{name}" for name in ("balanced_accuracy", "accuracy", "macro_f1", "loss")}
     assert results["eval_accuracy"] > 0.9
-    record = json.loads((folder / "run.json").read_text())
+    record = read_json(folder / "run.json")
     assert record["results"] == results and record["seconds"]["training"] > 0
 
     # Killed in the third epoch and repeated: as if nothing had happened.
@@ -327,22 +305,22 @@ def test_a_copy_with_two_texts_and_a_head_a_loss_and_a_metric_of_its_own(mine, t
             raise RuntimeError("killed")
         return step(self, *args, **kwargs)
 
-    saving = [*given[:-5], tmp_path / "killed", *given[-4:-2], "--save_strategy", "epoch"]
+    saving = f"{flags} --save_strategy epoch --output_dir {tmp_path}/killed"
     with monkeypatch.context() as patch:
         patch.setattr(RecipeTrainer, "training_step", killed)
         with pytest.raises(RuntimeError, match="killed"):
-            run(mine, *saving)
-    assert run(mine, *saving) == results and "Resuming from" in capsys.readouterr().out
+            run(mine, saving)
+    assert run(mine, saving) == results and "Resuming from" in capsys.readouterr().out
 
     # The loss of validation is the recipe's own, of logits before the temperature.
     rows = predictions(folder)
-    temperature = json.loads((folder / "config.json").read_text())["recipe"]["temperature"]
+    temperature = read_json(folder / "config.json")["recipe"]["temperature"]
     right = np.array([r["probability"] if r["label"] == r["predicted"] else 1 - r["probability"] for r in rows])
     right = expit(temperature * logit(right.clip(1e-4, 1 - 1e-4)))
     assert results["eval_loss"] == pytest.approx(np.mean(-((1 - right) ** 2) * np.log(right)), rel=0.02)
 
     # predict reads both columns, whatever else is in the file, and refuses to do with one.
-    answers = predict.main(["--model", str(folder), "--file", str(held_out)])
+    answers = predict.main(["--model", str(folder), "--file", held_out])
     assert [a["predicted"] for a in answers] == [row["predicted"] for row in rows]
     assert f"accuracy {results['eval_accuracy']:.4f}" in capsys.readouterr().out
     both = ["--text", rows[0]["text"], "--text_pair", rows[0]["text_pair"]]
@@ -354,11 +332,9 @@ def test_a_copy_with_two_texts_and_a_head_a_loss_and_a_metric_of_its_own(mine, t
         predict.main(["--model", str(folder), "--text", "kind order"])
 
     # Evaluated again, from another folder; compared; drawn.
-    again = ("--do_train", "false", "--model_name_or_path", folder, "--validation_file", held_out)
-    again += ("--text_columns", "title", "body", "--output_dir", tmp_path / "again")
-    assert run(mine, *again) == pytest.approx(results, rel=1e-4)
-    other = [*given[:-6], "--output_dir", tmp_path / "other", "--max_steps", 2, "--seed", 7, "--save_strategy", "no"]
-    run(mine, *other)
+    again = ["--do_train", "false", "--model_name_or_path", folder, "--output_dir", tmp_path / "again"]
+    assert run(mine, flags, again) == pytest.approx(results, rel=1e-4)
+    run(mine, flags, output_dir=tmp_path / "other", max_steps=2, seed=7, save_strategy="no")
     assert "accuracy" in compare(str(folder), str(tmp_path / "other"))
     tile = report.page(folder)["tiles"][0]
     assert tile[0] == "balanced accuracy" and float(tile[1]) == pytest.approx(
@@ -368,7 +344,7 @@ def test_a_copy_with_two_texts_and_a_head_a_loss_and_a_metric_of_its_own(mine, t
     assert "name: balanced_accuracy" in card and "python -m recipes.own_head" in card and "text_pair" in card
 
     # A class that nobody here defines, and a head that is not in the file.
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["Unknown"]}))
     with pytest.raises(
         InputError, match=r"its class Unknown is not one of transformers', and recipes/own_head.py does not"
@@ -407,7 +383,8 @@ def test_an_edit_of_a_copy_is_never_answered_with_the_features_of_before(tmp_pat
     )
     edits = {"none": ("", ""), "rows": ("yield row\n", 'yield row | {"text": row["text"] + " more"}\n')}
     edits["inputs"] = ("indices, **options)\n\n\ndef load", "indices, **options | {'max_length': 4})\n\n\ndef load")
-    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"the boat {i},{'ab'[i % 2]}\n" for i in range(20)))
+    rows = "".join(f"the boat {i},{'ab'[i % 2]}\n" for i in range(20))
+    train = write(tmp_path / "train.csv", f"text,label\n{rows}")
     facts = {}
     for name, (old, new) in edits.items():
         assert old in own
@@ -416,8 +393,8 @@ def test_an_edit_of_a_copy_is_never_answered_with_the_features_of_before(tmp_pat
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, "edited", module)
         spec.loader.exec_module(module)
-        given = ("--train_file", tmp_path / "train.csv", "--model_name_or_path", tiny_bert, "--max_steps", 1)
-        run(module, *given, "--output_dir", tmp_path / name)
-        facts[name] = json.loads((tmp_path / name / "run.json").read_text())["data"]["splits"]["train"]
+        flags = f"--train_file {train} --model_name_or_path {tiny_bert} --max_steps 1"
+        run(module, flags, output_dir=tmp_path / name)
+        facts[name] = read_json(tmp_path / name / "run.json")["data"]["splits"]["train"]
     assert facts["rows"]["pieces"] > facts["none"]["pieces"]
     assert facts["inputs"]["cut"] == facts["none"]["rows"] and facts["none"]["cut"] == 0

@@ -9,30 +9,44 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import yaml
+from torch.distributed.run import get_args_parser
 from transformers import TrainingArguments
 
 from common.arguments import parse_arguments
 from common.errors import InputError
 from recipes import ner, text_classification
-from tests.conftest import ROOT, read_sample, save_tiny_bert, write_sentences
+from tests.conftest import (
+    ENVIRONMENT,
+    ROOT,
+    process,
+    read_json,
+    read_lines,
+    read_sample,
+    run,
+    save_tiny_bert,
+    write,
+    write_sentences,
+)
 from tests.test_qa import article
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+ENVIRONMENT = ENVIRONMENT | {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_processes", "2", "--config_file"]
 KILL = str(ROOT / "tests" / "kill_at_step.py")
 NAMES = ("ner", "nli", "nli scores", "text_classification", "qa")
 
 
-def launch(*words, config="multi_gpu", environment=None, timeout=240):
-    command = [*LAUNCH, str(ROOT / "recipes" / "launch" / f"{config}.yaml"), *map(str, words)]
-    environment = ENVIRONMENT | (environment or {})
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=timeout)
+def launch(*words, config="multi_gpu"):
+    return process(
+        *LAUNCH, ROOT / "recipes" / "launch" / f"{config}.yaml", *words, environment=ENVIRONMENT, timeout=240
+    )
 
 
-def write_rows(path, header, rows):
-    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+def complaints(stderr):
+    return [line for line in stderr.splitlines() if line.startswith("error: ")]
 
 
 @pytest.fixture(scope="module")
@@ -51,21 +65,20 @@ def flags(tmp_path_factory):
         "nli scores": ("premise,hypothesis,label", [f"{t},{t[:9]},{i % 7 / 2}" for i, t in enumerate(texts)]),
     }
     for name, (header, lines) in rows.items():
-        write_rows(folder / f"{name.replace(' ', '-')}-train.csv", header, lines[:41])
-        write_rows(folder / f"{name.replace(' ', '-')}-validation.csv", header, lines[41:])
+        for split, part in (("train", lines[:41]), ("validation", lines[41:])):
+            write(folder / f"{name.replace(' ', '-')}-{split}.csv", "\n".join([header, *part]) + "\n")
     for split, count in (("train", 41), ("validation", 21)):
-        (folder / f"qa-{split}.json").write_text(json.dumps(article(count, count)))
+        write(folder / f"qa-{split}.json", json.dumps(article(count, count)))
     known = [" ".join(words) for words, _ in train] + [*texts, json.dumps(article(20, 1))]
     model = save_tiny_bert(folder / "model", known, dropout=0.0, positions=128)
     common = f"--model_name_or_path {model} --num_train_epochs 2 --learning_rate 1e-3 --logging_steps 1 --bf16 false "
     common += "--per_device_eval_batch_size 4 --disable_tqdm true --save_total_limit 9 --max_seq_length 64"
     found = {}
     for name in NAMES:
+        stem = str(folder / name.replace(" ", "-"))
         ending = {"ner": "conll", "qa": "json"}.get(name, "csv")
-        files = [
-            f"--{split}_file {folder / name.replace(' ', '-')}-{split}.{ending}" for split in ("train", "validation")
-        ]
-        found[name] = f"{common} {' '.join(files)}".split()
+        files = f"--train_file {stem}-train.{ending} --validation_file {stem}-validation.{ending}"
+        found[name] = f"{common} {files}".split()
     found["text_classification"] += ["--class_weights", "balanced"]
     return found
 
@@ -75,36 +88,36 @@ def alone(flags, tmp_path_factory):
     """The folder of a recipe's run in one process, with batches of 8."""
     folder = tmp_path_factory.mktemp("alone")
 
-    def run(name):
+    def folder_of(name):
         if not (folder / name).exists():
-            module = importlib.import_module(f"recipes.{name.split()[0]}")
-            module.main([*flags[name], "--per_device_train_batch_size", "8", "--output_dir", str(folder / name)])
+            recipe = importlib.import_module(f"recipes.{name.split()[0]}")
+            run(recipe, flags[name], "--per_device_train_batch_size 8", ["--output_dir", folder / name])
         return folder / name
 
-    return run
+    return folder_of
+
+
+def logged_last(run, key):
+    """What the checkpoint of the last step says was logged under `key`."""
+    state = read_json(run / "checkpoint-12" / "trainer_state.json")
+    return [row[key] for row in state["log_history"] if key in row]
+
+
+def close(value):
+    return pytest.approx(value, abs=1e-3) if isinstance(value, float) else value
 
 
 def assert_same(run, expected):
     assert len(logged_last(expected, "loss")) == 12
     assert logged_last(run, "loss") == pytest.approx(logged_last(expected, "loss"), abs=1e-5)
     assert logged_last(run, "grad_norm") == pytest.approx(logged_last(expected, "grad_norm"), rel=1e-3)
-    results = [json.loads((folder / "all_results.json").read_text()) for folder in (run, expected)]
+    results = [read_json(folder / "all_results.json") for folder in (run, expected)]
     losses = [scores.pop("eval_loss") for scores in results]  # a mean of the means of batches
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
     assert results[0] == pytest.approx(results[1], abs=1e-4)
-    rows = [(folder / "predictions.jsonl").read_text().splitlines() for folder in (run, expected)]
-    assert len(rows[0]) == 21
-    for ours, theirs in zip(*map(lambda lines: map(json.loads, lines), rows), strict=True):
-        for key in theirs:
-            assert ours[key] == (
-                pytest.approx(theirs[key], abs=1e-3) if isinstance(theirs[key], float) else theirs[key]
-            )
-
-
-def logged_last(run, key):
-    """What the checkpoint of the last step says was logged under `key`."""
-    state = json.loads((run / "checkpoint-12" / "trainer_state.json").read_text())
-    return [row[key] for row in state["log_history"] if key in row]
+    rows, wanted = (read_lines(folder / "predictions.jsonl") for folder in (run, expected))
+    assert len(rows) == 21
+    assert rows == [{key: close(value) for key, value in row.items()} for row in wanted]
 
 
 def test_two_processes_train_and_score_as_one_and_speak_with_one_voice(flags, alone, tmp_path):
@@ -118,7 +131,7 @@ def test_two_processes_train_and_score_as_one_and_speak_with_one_voice(flags, al
     assert done.stdout.count("Packing: the encoder computes no padding") == 1
     assert done.stdout.count("Model and results") == done.stdout.count("train_runtime") == 1
     assert "Tokenizing" not in done.stderr  # a file gets no progress bars
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record = read_json(tmp_path / "run" / "run.json")
     assert record["processes"] == 2 and record["total_batch_size"] == 8
 
 
@@ -140,7 +153,7 @@ def test_stopped_with_two_processes_and_resumed_with_one_or_three(flags, alone, 
     assert stopped.stdout.count("Stopped by SIGTERM at step 8; the same command resumes.") == 1
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-8"]
     shutil.copytree(tmp_path / "run", tmp_path / "other")
-    ner.main([*map(str, two), "--per_device_train_batch_size", "8"])
+    run(ner, two, "--per_device_train_batch_size 8")
     assert_same(tmp_path / "run", alone("ner"))
     four = [*two, "--per_device_train_batch_size", 2, "--output_dir", tmp_path / "other"]
     done = launch("--num_processes", 4, "-m", "recipes.ner", *four)
@@ -164,13 +177,20 @@ def test_the_launcher_passes_sigterm_on(flags, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_others_within_a_minute(flags, tmp_path):
+@pytest.mark.parametrize("machines", [1, 2])
+def test_a_killed_process_ends_the_others(flags, tmp_path, machines):
+    elastic = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
+    elastic += ["--rdzv-id", "1", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    config = str(ROOT / "recipes" / "launch" / "multi_gpu.yaml")
+    command = [sys.executable, *elastic] if machines == 2 else [*LAUNCH, config]
+    command += [KILL, "3", "9@1", "ner", *flags["ner"], "--output_dir", str(tmp_path / "run")]
     start = time.monotonic()
-    done = launch(KILL, 3, "9@1", "ner", *flags["ner"], "--output_dir", tmp_path / "run")
-    assert done.returncode != 0 and time.monotonic() - start < 120  # of which most is the start
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert errors == ["error: another process of this run has ended or is out of reach; the same command resumes"]
-    assert "exitcode  : -9" in done.stderr  # the launcher's own report names it
+    done = together([(command, ENVIRONMENT)] * machines)
+    assert all(status != 0 for status, *_ in done) and time.monotonic() - start < 150  # of which most is the start
+    stderr = "".join(stderr for *_, stderr in done)
+    lost = "error: another process of this run has ended or is out of reach; the same command resumes"
+    assert complaints(stderr) == [lost]
+    assert "exitcode  : -9" in stderr  # the launcher's own report names it
 
 
 @pytest.mark.slow
@@ -184,9 +204,8 @@ def test_a_killed_process_ends_the_others_within_a_minute(flags, tmp_path):
 )
 def test_what_stops_all_is_said_once(flags, tmp_path, wrong, says):
     done = launch("-m", "recipes.ner", *flags["ner"], *wrong.split(), "--output_dir", tmp_path / "run")
-    assert done.returncode != 0
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and errors[0].startswith(says), done.stderr
+    (line,) = complaints(done.stderr)
+    assert done.returncode != 0 and line.startswith(says)
 
 
 def test_plain_python_with_several_gpus_uses_one_and_says_how_to_use_all(flags, monkeypatch, capsys):
@@ -219,14 +238,12 @@ def test_every_row_is_scored_once_whatever_their_number(flags, tmp_path, rows):
     """Of 9 rows in batches of 4 on two processes the second batch is of one row."""
     some = [*flags["text_classification"], "--max_steps", 1, "--max_eval_samples", rows]
     one, two = tmp_path / "one", tmp_path / "two"
-    text_classification.main([*map(str, some), "--output_dir", str(one), "--per_device_train_batch_size", "8"])
+    run(text_classification, some, output_dir=one, per_device_train_batch_size=8)
     done = launch("-m", "recipes.text_classification", *some, "--output_dir", two, "--per_device_train_batch_size", 4)
     assert done.returncode == 0, done.stderr
-    predicted = [[json.loads(line) for line in (run / "predictions.jsonl").open()] for run in (one, two)]
-    assert len(predicted[0]) == rows
-    assert [row["text"] for row in predicted[1]] == [row["text"] for row in predicted[0]]
-    for key in ("predicted", "probability"):
-        assert [row[key] for row in predicted[1]] == pytest.approx([row[key] for row in predicted[0]], abs=1e-3)
+    alone, shared = (read_lines(folder / "predictions.jsonl") for folder in (one, two))
+    assert len(alone) == rows
+    assert shared == [{key: close(value) for key, value in row.items()} for row in alone]
 
 
 def free_port():
@@ -235,106 +252,72 @@ def free_port():
         return server.getsockname()[1]
 
 
-def together(commands, timeout=240):
+def together(commands):
     """Run commands at the same time, as machines would; their (status, stdout, stderr)."""
-    started = [
-        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
-        for words, environment in commands
-    ]
-    said = [process.communicate(timeout=timeout) for process in started]
-    return [(process.returncode, *outputs) for process, outputs in zip(started, said, strict=True)]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    started = [subprocess.Popen(words, env=environment, **pipes) for words, environment in commands]
+    said = [one.communicate(timeout=240) for one in started]
+    return [(one.returncode, *outputs) for one, outputs in zip(started, said, strict=True)]
 
 
 @pytest.mark.slow
 def test_two_machines_through_their_configuration(flags, alone, tmp_path):
     config = str(ROOT / "recipes" / "launch" / "multi_machine.yaml")
-    machine = [*LAUNCH, config, "--num_machines", "2", "--main_process_ip", "127.0.0.1"]
+    machine = [*LAUNCH, config, *["--num_machines", "2", "--main_process_ip", "127.0.0.1"]]
     machine += ["--main_process_port", str(free_port())]
-    run = [*flags["ner"], "--per_device_train_batch_size", "4", "--output_dir", str(tmp_path / "run")]
-    done = together([([*machine, "--machine_rank", rank, "-m", "recipes.ner", *run], ENVIRONMENT) for rank in "01"])
+    command = [*flags["ner"], "--per_device_train_batch_size", "4", "--output_dir", str(tmp_path / "run")]
+    ranks = [[*machine, "--machine_rank", rank, "-m", "recipes.ner", *command] for rank in "01"]
+    done = together([(words, ENVIRONMENT) for words in ranks])
     assert [status for status, *_ in done] == [0, 0], done
     assert_same(tmp_path / "run", alone("ner"))
     assert "Model and results" in done[0][1] and done[1][1] == ""
 
 
 @pytest.mark.slow
-def test_a_process_killed_on_one_machine_ends_both(flags, tmp_path):
-    machine = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
-    machine += ["--rdzv-backend", "c10d", "--rdzv-id", "1", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
-    run = [KILL, "3", "9@1", "ner", *flags["ner"], "--output_dir", str(tmp_path / "run")]
-    start = time.monotonic()
-    done = together([([*machine, *run], ENVIRONMENT)] * 2)
-    assert all(status != 0 for status, *_ in done) and time.monotonic() - start < 150  # of which most is the start
-    errors = [line for _, _, stderr in done for line in stderr.splitlines() if line.startswith("error: ")]
-    assert errors == ["error: another process of this run has ended or is out of reach; the same command resumes"]
-
-
-@pytest.mark.slow
 def test_slurm_script_with_two_machines(flags, alone, tmp_path):
     """srun and scontrol replaced by what they do on one node of the job."""
     for name, body in (("srun", 'shift; exec "$@"'), ("scontrol", "echo 127.0.0.1")):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        write(tmp_path / name, f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
-    run = [*flags["ner"], "--per_device_train_batch_size", "2", "--output_dir", str(tmp_path / "run")]
-    environment = ENVIRONMENT | {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "SLURM_JOB_NODELIST": "here",
-        "SLURM_JOB_ID": "7",
-        "SLURM_NNODES": "2",
-        "SLURM_GPUS_ON_NODE": "2",
-        "MASTER_PORT": str(free_port()),
-    }
+    command = [*flags["ner"], "--per_device_train_batch_size", "2", "--output_dir", str(tmp_path / "run")]
+    slurm = {"SLURM_JOB_NODELIST": "here", "SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "2"}
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "MASTER_PORT": str(free_port())}
     script = (ROOT / "recipes" / "launch" / "slurm.sh").read_text().replace(".venv/bin/python", sys.executable)
-    done = together([(["bash", "-c", script, "slurm.sh", "ner", *run], environment)] * 2)
+    done = together([(["bash", "-c", script, "slurm.sh", "ner", *command], ENVIRONMENT | slurm | path)] * 2)
     assert [status for status, *_ in done] == [0, 0], done
     assert_same(tmp_path / "run", alone("ner"))
 
 
-@pytest.mark.slow
-def test_kubernetes_job_with_two_pods(flags, alone, tmp_path):
-    import yaml
-
+def test_the_kubernetes_job_is_one_that_its_parts_agree_on():
+    """Its command is the launch of Slurm's script, which runs above."""
     service, job = yaml.safe_load_all((ROOT / "recipes" / "launch" / "kubernetes.yaml").read_text())
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     name = job["metadata"]["name"]
     assert service["spec"]["selector"] == {"job-name": name} and service["metadata"]["name"] == pod["subdomain"]
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-    command = " ".join(container["command"])
-    assert f"--nnodes={job['spec']['completions']} " in command
+    python, minus_m, launcher, *words = container["command"]
+    assert (python, minus_m, launcher) == ("python", "-m", "torch.distributed.run")
+    launch = get_args_parser().parse_args(words)
     gpus = container["resources"]["limits"]["nvidia.com/gpu"]
-    assert f"--nproc-per-node={gpus} " in command
+    assert (launch.nnodes, launch.nproc_per_node) == (str(job["spec"]["completions"]), str(gpus))
     address = f"{name}-0.{pod['subdomain']}:{service['spec']['ports'][0]['port']}"
-    for there, here in (
-        (address, f"127.0.0.1:{free_port()}"),
-        (f"per-node={gpus}", "per-node=1"),
-        ("/shared", str(tmp_path)),
-        ("python ", f"{sys.executable} "),
-    ):
-        assert there in command
-        command = command.replace(there, here)
-    run = [*command.split(), *flags["ner"], "--per_device_train_batch_size", "4"]
-    done = together([(run, ENVIRONMENT)] * 2)
-    assert [status for status, *_ in done] == [0, 0], done
-    assert_same(tmp_path / "runs" / "ner", alone("ner"))
+    assert launch.rdzv_backend == "c10d" and launch.rdzv_endpoint == address
+    assert launch.module and launch.training_script == "recipes.ner"
+    _, args = parse_arguments(ner.Arguments, ner.DEFAULTS, launch.training_script_args, ner.__file__)
+    assert any(Path(mount["mountPath"]) in Path(args.output_dir).parents for mount in container["volumeMounts"])
 
 
 @pytest.mark.slow
 def test_a_model_divided_by_fsdp_trains_alike_and_loads_on_one_device(flags, alone, tmp_path):
-    run = [*flags["ner"], "--per_device_train_batch_size", 4, "--output_dir", tmp_path / "run"]
-    done = launch("-m", "recipes.ner", *run, config="fsdp2")
+    command = [*flags["ner"], "--per_device_train_batch_size", 4, "--output_dir", tmp_path / "run"]
+    done = launch("-m", "recipes.ner", *command, config="fsdp2")
     assert done.returncode == 0, done.stderr
     assert "Packing: the encoder computes no padding" in done.stdout
     assert_same(tmp_path / "run", alone("ner"))
-    asked = [
-        "--do_train",
-        "false",
-        "--model_name_or_path",
-        str(tmp_path / "run"),
-        "--output_dir",
-        str(tmp_path / "again"),
-    ]
-    again = ner.main([*flags["ner"], *asked])
-    saved = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    again = run(
+        ner, flags["ner"], f"--do_train false --model_name_or_path {tmp_path}/run --output_dir {tmp_path}/again"
+    )
+    saved = read_json(tmp_path / "run" / "all_results.json")
     assert again.pop("eval_loss") == pytest.approx(saved.pop("eval_loss"), rel=0.05)  # of two processes' batches
     assert again == pytest.approx(saved, abs=1e-4)

@@ -1,35 +1,22 @@
 """What `make doctor` says about this machine."""
 
-import os
-import subprocess
-import sys
 import time
 
 import torch
 
 from common import errors
-from tests.conftest import ROOT
+from tests.conftest import ENVIRONMENT, process
 from tests.test_hub import silent_hub  # noqa: F401
 
 
 def test_it_names_everything_with_a_hub_that_stays_silent(silent_hub, tmp_path):  # noqa: F811
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": silent_hub, "HF_HUB_OFFLINE": "0"}
-    done = subprocess.run(
-        [sys.executable, "-m", "recipes.tools.doctor"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-        check=True,
-    )
+    hub = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": silent_hub, "HF_HUB_OFFLINE": "0"}
+    done = process("-m", "recipes.tools.doctor", environment=ENVIRONMENT | hub, check=True)
     found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert f"torch {torch.__version__.split('+')[0]}" in found["Packages"] and "accelerate" in found["Packages"]
-    assert found["Hub"] == f"{silent_hub} does not answer"
-    assert str(tmp_path) in found["Caches"]
-    for name in ("Precision", "Attention"):
-        assert ": " in found[name]
-    for name in ("System", "Devices", "CPU", "Memory", "Free", "Offline"):
-        assert found[name]
+    assert found["Hub"] == f"{silent_hub} does not answer" and str(tmp_path) in found["Caches"]
+    assert all(": " in found[name] for name in ("Precision", "Attention"))
+    assert all(found[name] for name in ("System", "Devices", "CPU", "Memory", "Free", "Offline"))
 
 
 def test_the_hub_is_waited_for_less_than_five_seconds(monkeypatch):

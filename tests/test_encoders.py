@@ -3,8 +3,6 @@
 Two architectures in `make test`: byte pairs without a class of their own, and unigrams.
 """
 
-import csv
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -14,87 +12,59 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from common.errors import InputError
 from common.training import freeze, load_model, load_tokenizer, model_label_list
 from recipes import ner, nli, predict, qa, text_classification
-from tests.conftest import ROOT, logged, read_sample
-from tests.encoders import ENCODERS, save_encoder
+from tests.conftest import ENDINGS, SAMPLES, logged, read_lines, read_sample, run, write
+from tests.encoders import ENCODERS
 
-SAMPLES = ROOT / "recipes" / "samples"
-RECIPES = {
-    ner: ("ner", "conll"),
-    nli: ("nli", "csv"),
-    qa: ("qa", "json"),
-    text_classification: ("text_classification", "csv"),
-}
+RECIPES = [ner, nli, qa, text_classification]
 FAST = ("modernbert", "xlm-roberta")
 NAMES = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in ENCODERS]
 
 
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory):
-    """A function of the architecture's name that saves its model once and returns the folder."""
-    with (SAMPLES / "nli" / "train.csv").open(encoding="utf-8") as file:
-        texts = [" ".join(words) for words, _ in read_sample("train")] + [row[0] for row in csv.reader(file)]
-    folders = {}
-
-    def folder(name):
-        if name not in folders:
-            folders[name] = save_encoder(name, tmp_path_factory.mktemp(name), texts)
-        return folders[name]
-
-    return folder
-
-
-def flags(recipe, model, folder, *more):
-    """Two steps of 8 rows on the bundled sample, and 8 rows to validate."""
-    name, suffix = RECIPES[recipe]
-    sample = SAMPLES / name
-    line = (
-        f"--model_name_or_path {model} --train_file {sample}/train.{suffix} --max_train_samples 16 --max_steps 2 "
-        f"--validation_file {sample}/validation.{suffix} --max_eval_samples 8 --output_dir {folder} --logging_steps 1 "
-        "--learning_rate 1e-3 --bf16 false --disable_tqdm true"
-    )
-    return [*line.split(), *map(str, more)]
-
-
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: RECIPES[recipe][0])
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)
 @pytest.mark.parametrize("name", NAMES)
-def test_it_trains_alike_when_accumulated_and_answers_as_it_was_scored(recipe, name, encoders, tmp_path):
+def test_it_trains_alike_when_accumulated_and_answers_as_it_was_scored(recipe, name, encoder, tmp_path):
+    """Two steps of 8 rows on the bundled sample, and 8 rows to validate."""
+    sample = recipe.__name__.removeprefix("recipes.")
+    train, validation = (SAMPLES / sample / f"{split}.{ENDINGS[sample]}" for split in ("train", "validation"))
+    flags = f"--model_name_or_path {encoder(name)} --train_file {train} --validation_file {validation} --max_steps 2 "
+    flags += "--max_train_samples 16 --max_eval_samples 8 --logging_steps 1 --learning_rate 1e-3"
     runs = []
     for batch, steps in ((8, 1), (2, 4)):
         folder = tmp_path / f"{batch}x{steps}"
-        sizes = ("--per_device_train_batch_size", batch, "--gradient_accumulation_steps", steps)
-        results = recipe.main(flags(recipe, encoders(name), folder, *sizes))
+        sizes = f"--per_device_train_batch_size {batch} --gradient_accumulation_steps {steps}"
+        results = run(recipe, flags, sizes, output_dir=folder)
         runs.append([*logged(folder, "loss"), *logged(folder, "grad_norm"), results["eval_loss"]])
     assert len(runs[0]) == 5 and all(value > 0 for value in runs[0])
     assert runs[1] == pytest.approx(runs[0], rel=1e-3)
 
-    validation = SAMPLES / RECIPES[recipe][0] / f"validation.{RECIPES[recipe][1]}"
     answers = predict.main(["--model", str(folder), "--file", str(validation), "--json"])[:8]
-    written = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-    found = "tags" if recipe is ner else "answer" if recipe is qa else "predicted"
-    assert [answer[found] for answer in answers] == [row["predicted"] for row in written]
+    found = {ner: "tags", qa: "answer"}.get(recipe, "predicted")
+    assert [answer[found] for answer in answers] == [
+        row["predicted"] for row in read_lines(folder / "predictions.jsonl")
+    ]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_word_has_the_pieces_that_it_has_inside_a_text(name, encoders):
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_word_has_the_pieces_that_it_has_inside_a_text(name, encoder):
     """Byte-level tokenizers mark the blank before a word, and a word without one is read as the rest of another."""
     words = ["Grace", "met", "Ada", "Lovelace", "in", "O'Brien's", "house"]
-    whole = load_tokenizer(encoders(name))(" ".join(words)).tokens()
-    tokenizer = load_tokenizer(encoders(name), is_split_into_words=True)
+    whole = load_tokenizer(encoder(name))(" ".join(words)).tokens()
+    tokenizer = load_tokenizer(encoder(name), is_split_into_words=True)
     encoding = tokenizer([words], is_split_into_words=True)
     inner = encoding.tokens(0)[encoding.word_ids(0).index(1) : -1]  # the first word stands at the start of a text
     assert whole[-1 - len(inner) : -1] == inner
-    tokenizer.save_pretrained(encoders(name) + "-saved")
-    assert load_tokenizer(encoders(name) + "-saved")(words[1:], is_split_into_words=True).tokens()[1:-1] == inner
+    tokenizer.save_pretrained(encoder(name) + "-saved")
+    assert load_tokenizer(encoder(name) + "-saved")(words[1:], is_split_into_words=True).tokens()[1:-1] == inner
 
 
 def test_a_tokenizer_that_is_a_sentencepiece_model_alone_is_read_and_saved_whole(tmp_path):
     """As DeBERTa-v3 lies on the Hub: spm.model and no tokenizer.json."""
     import sentencepiece
 
-    (tmp_path / "texts.txt").write_text("\n".join(" ".join(words) for words, _ in read_sample("train")))
+    texts = write(tmp_path / "texts.txt", "\n".join(" ".join(words) for words, _ in read_sample("train")))
     special = dict(zip(("pad", "bos", "eos", "unk"), ("[PAD]", "[CLS]", "[SEP]", "[UNK]"), strict=True))
     sentencepiece.SentencePieceTrainer.train(
-        input=str(tmp_path / "texts.txt"),
+        input=texts,
         model_prefix=str(tmp_path / "spm"),
         vocab_size=400,
         minloglevel=2,
@@ -110,26 +80,27 @@ def test_a_tokenizer_that_is_a_sentencepiece_model_alone_is_read_and_saved_whole
     assert load_tokenizer(str(tmp_path / "saved"))("Grace met Ada in London.").tokens() == encoding.tokens()
 
 
-def load(model, device="cpu", attention=None):
-    args = SimpleNamespace(model_name_or_path=model, attn_implementation=attention, packing=False)
+def load(model, device="cpu", attention=None, new_head=False, model_class=AutoModelForTokenClassification, **config):
+    options = dict(attn_implementation=attention, packing=False, new_head=new_head)
+    args = SimpleNamespace(model_name_or_path=model, **options)
     machine = SimpleNamespace(device=torch.device(device), torch_compile=False, do_train=True)
-    return load_model(AutoModelForTokenClassification, args.model_name_or_path, args, machine)
+    return load_model(model_class, model, args, machine, **config)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_the_choice_of_attention_is_one_that_the_model_has(name, encoders):
+def test_the_choice_of_attention_is_one_that_the_model_has(name, encoder):
     """As on a GPU, where the stock flag `sdpa` stops models that lack it."""
     has_sdpa = not name.startswith(("deberta", "mpnet"))
-    assert load(encoders(name), device="cuda").config._attn_implementation == ("sdpa" if has_sdpa else "eager")
-    assert load(encoders(name)).config._attn_implementation == "eager"
+    assert load(encoder(name), device="cuda").config._attn_implementation == ("sdpa" if has_sdpa else "eager")
+    assert load(encoder(name)).config._attn_implementation == "eager"
     if not has_sdpa:
         with pytest.raises(InputError, match="does not support an attention implementation"):
-            load(encoders(name), attention="sdpa")
+            load(encoder(name), attention="sdpa")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_frozen_parts_are_found_in_every_architecture(name, encoders):
-    model = load(encoders(name))
+def test_frozen_parts_are_found_in_every_architecture(name, encoder):
+    model = load(encoder(name))
     for what in ("embeddings", "1", "encoder"):
         freeze(model, what)
         trained = {n for n, p in model.named_parameters() if p.requires_grad}
@@ -141,19 +112,17 @@ def test_frozen_parts_are_found_in_every_architecture(name, encoders):
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra"])
-def test_a_new_head_on_the_encoder_of_a_trained_model(name, encoders, tmp_path):
+def test_a_new_head_on_the_encoder_of_a_trained_model(name, encoder, tmp_path):
     """From one of three classes to tags, whose heads have parameters of one name, and back to two classes."""
     names = {"id2label": dict(enumerate("abc")), "label2id": {"a": 0, "b": 1, "c": 2}}
-    trained = AutoModelForSequenceClassification.from_pretrained(encoders(name), **names)
+    trained = AutoModelForSequenceClassification.from_pretrained(encoder(name), **names)
     trained.save_pretrained(tmp_path)
-    args = SimpleNamespace(model_name_or_path=str(tmp_path), attn_implementation=None, packing=False, new_head=True)
-    machine = SimpleNamespace(device=torch.device("cpu"), torch_compile=False, do_train=True)
     with pytest.raises(InputError, match="keep only its encoder with --new_head true"):
         model_label_list(str(tmp_path), ["x", "y"], is_trained=False)
     for model_class, labels in ((AutoModelForTokenClassification, ["O", "B-X", "I-X"]), (type(trained), ["x", "y"])):
         chosen = model_label_list(str(tmp_path), labels, is_trained=False, new_head=True)
         config = {"id2label": dict(enumerate(chosen)), "label2id": {label: i for i, label in enumerate(chosen)}}
-        model = load_model(model_class, str(tmp_path), args, machine, **config)
+        model = load(str(tmp_path), new_head=True, model_class=model_class, **config)
         assert list(model.config.label2id) == labels
         prefix, old, new = f"{model.base_model_prefix}.", trained.state_dict(), model.state_dict()
         for key, value in new.items():

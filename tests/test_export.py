@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import json
-import os
 import re
 import shutil
 import socket
@@ -21,10 +20,9 @@ import pytest
 from common.errors import InputError
 from recipes import ner, nli, predict, qa, text_classification
 from recipes.tools import export
-from tests.conftest import ROOT, read_sample
+from tests.conftest import ENVIRONMENT, ROOT, SAMPLES, read_json, read_sample, run, write
 from tests.encoders import save_encoder
 
-SAMPLES = ROOT / "recipes" / "samples"
 RECIPES = {"ner": (ner, "bert", "conll"), "nli": (nli, "roberta", "csv"), "qa": (qa, "distilbert", "json")}
 MISSING = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
 needs_packages = pytest.mark.skipif(
@@ -41,13 +39,19 @@ def train(name: str, folder: Path) -> Path:
         lines = [
             f'"{text[: 4 + i % 30]}","{text[-i % 20 - 4 :]}",{"yes" if i % 2 else "no"}' for i, text in enumerate(texts)
         ]
-        files = [folder / "pairs.csv"] * 2
-        files[0].write_text("\n".join(["premise,hypothesis,label", *lines]))
+        files = [write(folder / "pairs.csv", "\n".join(["premise,hypothesis,label", *lines]))] * 2
     flags = f"--model_name_or_path {save_encoder(encoder, folder / 'encoder', texts)} --output_dir {folder / 'run'} "
     flags += f"--train_file {files[0]} --validation_file {files[1]} --max_train_samples 40 --max_eval_samples 4 "
-    flags += "--max_seq_length 48 --max_steps 5 --learning_rate 3e-3 --bf16 false --disable_tqdm true"
-    recipe.main(f"{flags} --save_strategy no --eval_strategy no".split())
+    flags += "--max_seq_length 48 --max_steps 5 --learning_rate 3e-3 --save_strategy no --eval_strategy no"
+    run(recipe, flags)
     return folder / "run"
+
+
+def load(folder: Path, *flags: str):
+    """The predictor of a run or an export, on the rows that the run was validated on."""
+    home = folder if (folder / "run.json").exists() else folder.parent
+    file = read_json(home / "run.json")["arguments"]["validation_file"]
+    return predict.load_predictor(predict.parse(["--model", str(folder), "--file", file, *flags]))
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +92,7 @@ def tagger(quick, tmp_path_factory):
 @needs_packages
 def test_logits_and_answers_are_those_of_the_run(exported):
     run, report = exported
-    file = json.loads((run / "run.json").read_text())["arguments"]["validation_file"]
-    original, other = (
-        predict.load_predictor(predict.parse(["--model", str(folder), "--file", file, "--batch_size", size]))
-        for folder, size in ((run, "64"), (run / "onnx", "5"))
-    )
+    original, other = load(run, "--batch_size", "64"), load(run / "onnx", "--batch_size", "5")
     assert isinstance(other.model, export.OnnxModel)
     inputs = list(islice(original.inputs(), 20))
     answers = original.answer(inputs)
@@ -100,11 +100,10 @@ def test_logits_and_answers_are_those_of_the_run(exported):
     assert export.largest_difference(original, original.model, other.model) < 1e-4
     # Both round to four digits, and a value at the edge may fall to either side.
     for a, b in zip(answers, other.answer(inputs), strict=True):
-        assert {key: a[key] for key in a if "prob" not in key and key not in ("entities", "next")} == {
-            key: b[key] for key in b if "prob" not in key and key not in ("entities", "next")
-        }
         key = "probabilities" if "probabilities" in a else "probability"
-        assert a[key] == pytest.approx(b[key], abs=2e-4)
+        assert a.pop(key) == pytest.approx(b.pop(key), abs=2e-4)
+        kept = a.keys() - {"entities", "next", "probability"}
+        assert {key: a[key] for key in kept} == {key: b[key] for key in kept}
     assert export.rows_of(original) == export.rows_of(other)
     assert "PyTorch" in report and (run / "onnx" / "README.md").read_text() == report
 
@@ -114,8 +113,8 @@ def test_logits_and_answers_are_those_of_the_run(exported):
 def test_the_readme_serves_an_export_without_torch(quick, tiny_bert, tmp_path):
     data = SAMPLES / "text_classification" / "train.csv"
     flags = f"--model_name_or_path {tiny_bert} --train_file {data} --output_dir {tmp_path / 'run'} --max_seq_length 48"
-    flags += f" --validation_file {data} --max_train_samples 40 --max_eval_samples 40 --max_steps 5 --bf16 false"
-    text_classification.main(f"{flags} --save_strategy no --eval_strategy no".split())
+    flags += f" --validation_file {data} --max_train_samples 40 --max_eval_samples 40 --max_steps 5"
+    run(text_classification, flags, "--save_strategy no --eval_strategy no")
     export.main(["--model", str(tmp_path / "run"), "--max_rows", "5", "--tolerance", "100"])
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -125,9 +124,9 @@ def test_the_readme_serves_an_export_without_torch(quick, tiny_bert, tmp_path):
     code = code.replace("runs/text_classification/onnx", str(tmp_path / "run" / "onnx")).replace("8000", str(port))
     (tmp_path / "without").mkdir()
     for name in ("torch", "transformers"):
-        (tmp_path / "without" / f"{name}.py").write_text("raise ImportError")
+        write(tmp_path / "without" / f"{name}.py", "raise ImportError")
     text = "Kept for years, " * 10
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "without")}
+    environment = ENVIRONMENT | {"PYTHONPATH": str(tmp_path / "without")}
     server = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
     try:
         for _ in range(100):
@@ -149,8 +148,7 @@ def test_the_folder_is_complete_and_int8_is_asked_for_by_a_flag(exported):
     assert {"model.onnx", "model.onnx.data", "model_int8.onnx", "tokenizer.json", "config.json", "README.md"} <= names
     assert (run / "onnx" / "README.md").stat().st_mode & 0o044, "readable by others, as the run is"
     assert not [path for path in run.iterdir() if path.name.startswith("tmp")]
-    file = json.loads((run / "run.json").read_text())["arguments"]["validation_file"]
-    small = predict.load_predictor(predict.parse(["--model", str(run / "onnx"), "--file", file, "--int8"]))
+    small = load(run / "onnx", "--int8")
     inputs = list(islice(small.inputs(), 3))
     assert small.model.session._model_path.endswith("model_int8.onnx") and len(small.answer(inputs)) == 3
 
@@ -176,8 +174,8 @@ def test_int8_beyond_the_tolerance_is_not_kept(tagger, monkeypatch):
 @pytest.mark.slow
 @needs_packages
 def test_rows_without_answers_prove_the_export_and_no_int8(tagger, tmp_path):
-    (tmp_path / "words.jsonl").write_text('{"tokens": ["Ada", "ran"]}\n')
-    report = export.main(["--model", str(tagger), "--file", str(tmp_path / "words.jsonl")])
+    words = write(tmp_path / "words.jsonl", [{"tokens": ["Ada", "ran"]}])
+    report = export.main(["--model", str(tagger), "--file", words])
     assert "the rows have no answers to score" in report and "Logits of ONNX" in report
 
 

@@ -63,17 +63,18 @@ def tagged(language):
     return [text[start:end] for start, end in words], tags
 
 
-@pytest.mark.parametrize("language", ROWS)
-def test_words_keep_their_signs_and_chinese_has_a_word_a_character(language):
-    words, _ = tagged(language)
-    expected = {
-        "Italian": ["percio\u0300", "l'Officina"],
-        "German": ["Straßenbahnführerin", "Müller-Großkopf"],
-        "Chinese": ["王", "小", "明", "１９８７", "年"],
-        "Arabic": ["وُلِدَتْ", "١٩٦٢", "،"],
-    }[language]
-    i = words.index(expected[0])
-    assert words[i : i + 2] == expected[:2] if language == "Italian" else set(expected) <= set(words)
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [
+        ("Italian", "percio\u0300 l'Officina"),
+        ("German", "Straßenbahnführerin Änne Müller-Großkopf"),
+        ("Chinese", "王 小 明 １９８７ 年"),
+        ("Arabic", "وُلِدَتْ المهندسة"),
+        ("Arabic", "١٩٦٢ ،"),
+    ],
+)
+def test_words_keep_their_signs_and_chinese_has_a_word_a_character(language, expected):
+    assert f" {expected} " in " ".join(["", *tagged(language)[0], ""])
 
 
 @pytest.mark.parametrize("language", ROWS)

@@ -1,6 +1,5 @@
 """A packed encoder computes what the padded one does."""
 
-import gc
 import logging
 from types import SimpleNamespace
 
@@ -14,35 +13,26 @@ from transformers import (
 )
 
 from common import packing
-from common.errors import InputError
 from common.packing import PackedBatch, pack, parts_of_similar_length
 from common.training import load_model, resolve_packing
-from tests.encoders import ENCODERS, save_encoder
+from tests.encoders import ENCODERS
 
 PACKABLE = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "albert", "distilbert")
 HEADS = [AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoModelForQuestionAnswering]
 LENGTHS = [3, 30, 1, 29, 12, 30, 8]
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    """A function of the architecture's name that saves its model once and returns the folder."""
-    folders = {}
-
-    def folder(name):
-        if name not in folders:
-            texts = ["Ada Lovelace met Grace Hopper in London and they talked about engines for hours"] * 9
-            folders[name] = save_encoder(name, tmp_path_factory.mktemp(name), texts)
-        return folders[name]
-
-    return folder
-
-
-def load(auto_class, folder, is_packed, attention="eager", **config):
+def load(folder, is_packed, auto_class=AutoModelForTokenClassification, **config):
     torch.manual_seed(0)
-    model = auto_class.from_pretrained(folder, attn_implementation=attention, **config)
+    model = auto_class.from_pretrained(folder, attn_implementation="eager", **config)
     assert not is_packed or pack(model)
     return model
+
+
+@pytest.fixture
+def pair(encoder):
+    """A BERT that computes its padding, and the same one packed."""
+    return [load(encoder("bert"), is_packed) for is_packed in (False, True)]
 
 
 def batch_of(lengths, model):
@@ -66,7 +56,7 @@ def logits_of(model, batch):
 def test_logits_and_gradients_are_those_of_the_padded_model(name, head, part_cost, parts, encoder, monkeypatch):
     """With one part logits were the same to the last bit (AMD EPYC, AVX-512), with more to rounding."""
     monkeypatch.setattr(packing, "PART_COST", part_cost)
-    models = [load(head, encoder(name), is_packed).train() for is_packed in (False, True)]  # without dropout
+    models = [load(encoder(name), is_packed, head).train() for is_packed in (False, True)]  # without dropout
     batch = batch_of(LENGTHS, models[0])
     assert len(PackedBatch(batch["attention_mask"].bool()).parts) == parts
     padded, packed = (logits_of(model, batch) for model in models)
@@ -82,25 +72,22 @@ def test_logits_and_gradients_are_those_of_the_padded_model(name, head, part_cos
 
 
 @pytest.mark.parametrize("lengths", [[9] * 4, [9], [1], [1, 9], [4, 0, 7], [0, 40]])
-def test_batches_without_padding_with_one_row_and_with_short_rows(lengths, encoder):
-    models = [load(AutoModelForTokenClassification, encoder("bert"), is_packed) for is_packed in (False, True)]
-    padded, packed = (logits_of(model, batch_of(lengths, model)) for model in models)
+def test_batches_without_padding_with_one_row_and_with_short_rows(lengths, pair):
+    padded, packed = (logits_of(model, batch_of(lengths, model)) for model in pair)
     assert len(padded) == sum(lengths)
     torch.testing.assert_close(packed, padded, rtol=1e-5, atol=2e-6)
 
 
-def test_padding_may_stand_anywhere(encoder):
-    models = [load(AutoModelForTokenClassification, encoder("bert"), is_packed) for is_packed in (False, True)]
-    batch = batch_of([9, 9, 9], models[0])
+def test_padding_may_stand_anywhere(pair):
+    batch = batch_of([9, 9, 9], pair[0])
     batch["attention_mask"] = torch.tensor([[0] * 4 + [1] * 5, [1] * 9, [1, 0] * 4 + [1]])
-    torch.testing.assert_close(logits_of(models[1], batch), logits_of(models[0], batch))
+    torch.testing.assert_close(logits_of(pair[1], batch), logits_of(pair[0], batch))
 
 
-def test_in_bf16_the_difference_is_rounding(encoder):
-    models = [load(AutoModelForTokenClassification, encoder("bert"), is_packed) for is_packed in (False, True)]
-    exact = logits_of(models[0], batch_of(LENGTHS, models[0]))
+def test_in_bf16_the_difference_is_rounding(pair):
+    exact = logits_of(pair[0], batch_of(LENGTHS, pair[0]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        padded, packed = (logits_of(model, batch_of(LENGTHS, model)).float() for model in models)
+        padded, packed = (logits_of(model, batch_of(LENGTHS, model)).float() for model in pair)
     assert (packed - exact).abs().max() < 2 * (padded - exact).abs().max()
 
 
@@ -108,7 +95,7 @@ def test_in_bf16_the_difference_is_rounding(encoder):
 def test_dropout_keeps_the_expectation(is_tuned, encoder):
     """In attention alone, of one layer; the mean over many draws is what the model gives without."""
     config = dict(num_hidden_layers=1, attention_probs_dropout_prob=0.2)
-    model = load(AutoModelForTokenClassification, encoder("bert"), is_packed=True, **config)
+    model = load(encoder("bert"), is_packed=True, **config)
     batch = batch_of([12, 7], model)
     repeated = {name: values.repeat(2000, 1) for name, values in batch.items()}
     with torch.no_grad():
@@ -135,7 +122,7 @@ def test_dropout_keeps_the_expectation(is_tuned, encoder):
 def test_gradient_checkpointing_draws_the_same_masks_again(encoder):
     config = dict(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
     packing.tune_cpu(True)
-    model = load(AutoModelForSequenceClassification, encoder("bert"), is_packed=True, **config).train()
+    model = load(encoder("bert"), True, AutoModelForSequenceClassification, **config).train()
     packing.replace_dropout(model)
 
     def gradients():
@@ -154,26 +141,22 @@ def test_gradient_checkpointing_draws_the_same_masks_again(encoder):
 
 @pytest.mark.parametrize("where", ["call", "config"])
 def test_hidden_states_of_all_layers_keep_their_shape(where, encoder):
-    asked = dict(output_hidden_states=True)
-    models = [
-        load(AutoModelForTokenClassification, encoder("bert"), is_packed, **(asked if where == "config" else {}))
-        for is_packed in (False, True)
-    ]
+    wanted = dict(output_hidden_states=True)
+    of_config, of_call = (wanted, {}) if where == "config" else ({}, wanted)
+    models = [load(encoder("bert"), is_packed, **of_config) for is_packed in (False, True)]
     batch = batch_of([4, 7], models[0])
-    of_models = [m(**batch, **(asked if where == "call" else {})).hidden_states for m in models]
-    for padded, packed in zip(*of_models, strict=True):
+    real = batch["attention_mask"].bool()
+    for padded, packed in zip(*(model(**batch, **of_call).hidden_states for model in models), strict=True):
         assert packed.shape == padded.shape == (2, 7, 32)
-        real = batch["attention_mask"].bool()
         torch.testing.assert_close(packed[real], padded[real])
 
 
-def test_inputs_without_a_mask_and_embeddings_instead_of_ids_are_read(encoder):
-    models = [load(AutoModelForTokenClassification, encoder("bert"), is_packed) for is_packed in (False, True)]
-    batch = batch_of([7, 7], models[0])
-    without = [model(input_ids=batch["input_ids"])["logits"] for model in models]
+def test_inputs_without_a_mask_and_embeddings_instead_of_ids_are_read(pair):
+    batch = batch_of([7, 7], pair[0])
+    without = [model(input_ids=batch["input_ids"])["logits"] for model in pair]
     torch.testing.assert_close(*without)
-    embedded = models[1].get_input_embeddings()(batch["input_ids"])
-    torch.testing.assert_close(models[1](inputs_embeds=embedded)["logits"], without[0])
+    embedded = pair[1].get_input_embeddings()(batch["input_ids"])
+    torch.testing.assert_close(pair[1](inputs_embeds=embedded)["logits"], without[0])
 
 
 @pytest.mark.parametrize("name", [name for name in ENCODERS if name not in PACKABLE])
@@ -186,52 +169,40 @@ def test_what_cannot_pack_runs_padded_and_says_so(name, encoder, caplog, monkeyp
         model = load_model(AutoModelForTokenClassification, folder, args, machine)
     assert f"Packing: not possible for {name.replace('-v3', '-v2')}; batches are padded" in caplog.text
     assert model.config._attn_implementation == "eager"
-    padded = load(AutoModelForTokenClassification, encoder(name), is_packed=False)
+    padded = load(encoder(name), is_packed=False)
     batch = batch_of(LENGTHS, padded)
     assert torch.equal(logits_of(model.eval(), batch), logits_of(padded, batch))
 
 
 def test_an_encoder_that_gives_other_answers_when_packed_is_left_alone(encoder, monkeypatch):
     """As one would that counts positions in its layers: here packing itself is broken."""
-    monkeypatch.setattr(PackedBatch, "unpack", lambda self, states: torch.zeros(self.rows, self.positions, 32))
-    model = AutoModelForTokenClassification.from_pretrained(encoder("bert"), attn_implementation="eager")
-    assert not pack(model)
-    monkeypatch.undo()
+    padded, model = (load(encoder("bert"), is_packed=False) for _ in range(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(PackedBatch, "unpack", lambda self, states: torch.zeros(self.rows, self.positions, 32))
+        assert not pack(model)
     assert model.config._attn_implementation == "eager"
-    padded = load(AutoModelForTokenClassification, encoder("bert"), is_packed=False)
     batch = batch_of(LENGTHS, padded)
-    torch.manual_seed(0)
-    model.classifier.load_state_dict(padded.classifier.state_dict())
     assert torch.equal(logits_of(model, batch), logits_of(padded, batch))
 
 
 def test_a_model_whose_layers_pick_rows_or_whose_attentions_are_wanted_is_left_alone(encoder):
-    model = AutoModelForTokenClassification.from_pretrained(encoder("bert"), attn_implementation="eager")
+    model = load(encoder("bert"), is_packed=False)
     hook = model.base_model.encoder.layer[0].register_forward_hook(lambda m, a, output: output + 0 * output[[1]])
     assert not pack(model) and model.config._attn_implementation == "eager"
     hook.remove()
     assert pack(model)
-    wanted = AutoModelForTokenClassification.from_pretrained(
-        encoder("bert"), attn_implementation="eager", output_attentions=True
-    )
+    wanted = load(encoder("bert"), is_packed=False, output_attentions=True)
     assert not pack(wanted) and len(wanted(**batch_of([4, 7], wanted)).attentions) == 2
 
 
-def test_a_packed_model_stays_packed_when_asked_again(encoder):
-    model = load(AutoModelForTokenClassification, encoder("bert"), is_packed=True)
-    batch = batch_of(LENGTHS, model)
-    before = logits_of(model, batch)
-    assert pack(model) and torch.equal(logits_of(model, batch), before)
-
-
-def test_the_saved_model_is_an_ordinary_one(encoder, tmp_path):
-    model = load(AutoModelForTokenClassification, encoder("bert"), is_packed=True)
-    model.save_pretrained(tmp_path)
+def test_a_packed_model_stays_packed_when_asked_again_and_is_saved_as_an_ordinary_one(pair, tmp_path):
+    batch = batch_of(LENGTHS, pair[1])
+    before = logits_of(pair[1], batch)
+    assert pack(pair[1]) and torch.equal(logits_of(pair[1], batch), before)
+    pair[1].save_pretrained(tmp_path)
     assert "packed" not in (tmp_path / "config.json").read_text()
     assert AutoConfig.from_pretrained(tmp_path)._attn_implementation in (None, "sdpa", "eager")
-    plain = load(AutoModelForTokenClassification, tmp_path, is_packed=False)
-    batch = batch_of(LENGTHS, model)
-    assert torch.equal(logits_of(plain, batch), logits_of(model, batch))
+    assert torch.equal(logits_of(load(tmp_path, is_packed=False), batch), before)
 
 
 @pytest.mark.parametrize(
@@ -250,12 +221,6 @@ def test_packing_is_the_default_on_a_cpu(packed, attention, compiled, device, ex
     assert resolve_packing(args, SimpleNamespace(device=torch.device(device), torch_compile=compiled)) is expected
 
 
-def test_packing_beside_another_attention_is_refused():
-    args = SimpleNamespace(packing=True, attn_implementation="sdpa")
-    with pytest.raises(InputError, match="--attn_implementation sdpa has no meaning; drop one"):
-        resolve_packing(args, SimpleNamespace(device=torch.device("cpu"), torch_compile=False))
-
-
 def test_parts_hold_every_row_once_and_leave_few_scores_unread():
     lengths = sorted([384] * 5 + [60, 70, 90, 150, 160, 200, 300])
     parts = parts_of_similar_length(lengths)
@@ -265,12 +230,10 @@ def test_parts_hold_every_row_once_and_leave_few_scores_unread():
     assert len(parts) == 5 and parts_of_similar_length([12, 20, 30]) == [(0, 3)]
 
 
-def test_padding_costs_no_memory_in_the_encoder(encoder):
-    """The largest tensor that a layer keeps for the backward pass has a row per token, not per position."""
-    model = load(AutoModelForTokenClassification, encoder("bert"), is_packed=True).train()
+def test_padding_is_not_computed_in_the_encoder(pair):
+    """A layer's tensors have a row per token, not per position."""
     shapes = set()
-    layer = model.base_model.encoder.layer[0].intermediate
+    layer = pair[1].base_model.encoder.layer[0].intermediate
     layer.register_forward_hook(lambda module, args, output: shapes.add(tuple(output.shape)))
-    logits_of(model, batch_of([2, 2, 2, 50], model))
-    gc.collect()
+    logits_of(pair[1], batch_of([2, 2, 2, 50], pair[1]))
     assert shapes == {(1, 56, 48)}

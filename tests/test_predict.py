@@ -3,43 +3,46 @@
 import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from common.errors import InputError
 from recipes import ner, predict
+from tests.conftest import read_json, read_lines, run, write
 
 
 @pytest.fixture(scope="module")
-def model(tiny_bert, small_files, tmp_path_factory) -> str:
+def model(ner_line, small_files, tmp_path_factory) -> str:
     """Trained until it knows its sentences, with windows shorter than some of them."""
-    folder = str(tmp_path_factory.mktemp("predict") / "run")
-    flags = f"--model_name_or_path {tiny_bert} --train_file {small_files['train']} --output_dir {folder}"
-    files = f"--validation_file {small_files['train']} --test_file {small_files['validation']} --bf16 false"
-    ner.main(
-        f"{flags} {files} --max_seq_length 24 --learning_rate 5e-3 --num_train_epochs 12 --disable_tqdm true".split()
-    )
-    return folder
+    folder = tmp_path_factory.mktemp("predict") / "run"
+    flags = "--max_seq_length 24 --learning_rate 5e-3 --num_train_epochs 12 --eval_strategy no --save_strategy no"
+    run(ner, ner_line, flags, output_dir=folder, test_file=small_files["validation"])
+    return str(folder)
 
 
 @pytest.fixture
-def entity(model, small_files) -> tuple[str, str]:
+def ask(model):
+    """A function that gives what predict answers, as JSON."""
+    return lambda *flags: predict.main(["--model", model, "--json", *map(str, flags)])
+
+
+@pytest.fixture
+def entity(ask, small_files) -> tuple[str, str]:
     """A training sentence and an entity in it that the model finds."""
-    for row in predict.main(["--model", model, "--file", small_files["train"], "--json"]):
+    for row in ask("--file", small_files["train"]):
         if row["entities"]:
             return " ".join(row["tokens"]), row["entities"][0]["text"]
     raise AssertionError("the model finds nothing")
 
 
-def test_text_gives_spans_of_its_characters(model, entity, capsys):
+def test_text_gives_spans_of_its_characters(ask, entity, capsys):
     text, _ = entity
     capsys.readouterr()
-    (answer,) = predict.main(["--model", model, "--text", text, "--json"])
+    (answer,) = ask("--text", text)
     assert json.loads(capsys.readouterr().out) == answer
-    assert answer["entities"]
-    for found in answer["entities"]:
-        assert text[found["start"] : found["end"]] == found["text"]
-    assert len(answer["tokens"]) == len(answer["tags"])
+    assert answer["entities"] and len(answer["tokens"]) == len(answer["tags"])
+    assert all(text[found["start"] : found["end"]] == found["text"] for found in answer["entities"])
 
 
 def test_the_table_is_readable(model, entity, capsys):
@@ -51,39 +54,31 @@ def test_the_table_is_readable(model, entity, capsys):
     assert re.match(r".+ (PER|ORG|LOC|MISC) +\d+ +\d+ +[01]\.\d{4}$", lines[2])
 
 
-def test_several_inputs_give_the_same_as_each_alone(model, small_files):
-    together = predict.main(["--model", model, "--file", small_files["test"], "--json"])
-    texts = [" ".join(row["tokens"]) for row in together]
-    one_batch = predict.main(["--model", model, "--json", "--text", *texts])
-    small_batches = predict.main(["--model", model, "--json", "--batch_size", "1", "--text", *texts])
+def test_several_inputs_give_the_same_as_each_alone(ask, small_files):
+    texts = [" ".join(row["tokens"]) for row in ask("--file", small_files["test"])]
+    one_batch, small_batches = ask("--text", *texts), ask("--batch_size", 1, "--text", *texts)
     assert [row["tags"] for row in one_batch] == [row["tags"] for row in small_batches]
 
 
-def test_windows_are_those_of_the_evaluation(model, small_files, tmp_path):
+def test_windows_are_those_of_the_evaluation(ask, model, small_files):
     """The long sentences need several windows of 24 pieces; a whole window would give other tags."""
-    from pathlib import Path
-
-    rows = [json.loads(line) for line in (Path(model) / "predictions.jsonl").read_text().splitlines()]
-    answers = predict.main(["--model", model, "--file", small_files["validation"], "--json"])
+    rows, answers = read_lines(Path(model) / "predictions.jsonl"), ask("--file", small_files["validation"])
     assert [row["predicted"] for row in rows] == [answer["tags"] for answer in answers]
-    assert json.loads((Path(model) / "config.json").read_text())["recipe"]["doc_stride"] == 6
+    assert read_json(Path(model) / "config.json")["recipe"]["doc_stride"] == 6
 
 
-def test_a_file_with_tags_is_scored_and_one_without_is_not_asked_for_them(model, small_files, tmp_path, capsys):
-    predict.main(["--model", model, "--file", small_files["train"], "--json"])
+def test_a_file_with_tags_is_scored_and_one_without_is_not_asked_for_them(ask, small_files, tmp_path, capsys):
+    ask("--file", small_files["train"])
     assert "Scored against" in capsys.readouterr().err
-    untagged = tmp_path / "words.conll"
-    untagged.write_text("Anna\nran\n")
-    predict.main(["--model", model, "--file", str(untagged)])
-    assert "Scored" not in capsys.readouterr().out
+    ask("--file", write(tmp_path / "words.conll", "Anna\nran\n"))
+    assert "Scored" not in capsys.readouterr().err
 
 
-def test_plain_text_files_and_standard_input(model, tmp_path, monkeypatch, entity):
+def test_plain_text_files_and_standard_input(ask, tmp_path, monkeypatch, entity):
     text, _ = entity
-    (tmp_path / "letters.txt").write_text(f"{text}\n\nNothing here.\n")
-    from_file = predict.main(["--model", model, "--file", str(tmp_path / "letters.txt"), "--json"])
+    from_file = ask("--file", write(tmp_path / "letters.txt", f"{text}\n\nNothing here.\n"))
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{text}\n\nNothing here.\n".encode())))
-    assert predict.main(["--model", model, "--json"]) == from_file
+    assert ask() == from_file
     assert [answer["text"] for answer in from_file] == [text, "", "Nothing here."]
     assert from_file[1] == {"place": "line 2", "text": "", "tokens": [], "tags": [], "entities": [], "note": "no text"}
 
@@ -106,26 +101,19 @@ def test_bad_input(model, tiny_bert, tmp_path, flags, message):
         predict.main(flags.format(model=model, folder=tmp_path, tiny=tiny_bert).split())
 
 
-def test_bad_tags_and_encodings_are_said_in_one_line(model, tmp_path, monkeypatch):
-    (tmp_path / "pos.conll").write_text("Dog NN\n")
-    with pytest.raises(InputError, match=r'pos.conll, line 1: tag "NN" has an unknown prefix'):
-        predict.main(["--model", model, "--file", str(tmp_path / "pos.conll")])
+def test_bad_rows_are_said_in_one_line(ask, tmp_path, monkeypatch):
+    for name, content, message in (
+        ("pos.conll", "Dog NN\n", r'pos.conll, line 1: tag "NN" has an unknown prefix'),
+        ("a.jsonl", [{"text": 5}], r"a\.jsonl, line 1: .*text"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ask("--file", write(tmp_path / name, content))
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9 Paris\n")))
     with pytest.raises(InputError, match="standard input, line 1: not UTF-8"):
-        predict.main(["--model", model])
+        ask()
 
 
-def test_words_of_their_own_go_before_the_text(model, tmp_path):
-    (tmp_path / "both.jsonl").write_text(json.dumps({"text": "Ada  ran.", "words": ["Ada", "ran."]}) + "\n")
-    (answer,) = predict.main(["--model", model, "--file", str(tmp_path / "both.jsonl"), "--json"])
-    assert answer["tokens"] == ["Ada", "ran."]
-
-
-def test_a_number_where_a_text_belongs_is_said(model, tmp_path, capsys):
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"text": 5}\n')
-    with pytest.raises(InputError, match=r"a\.jsonl, line 1: .*text"):
-        predict.main(["--model", model, "--file", str(path)])
-    path.write_text('{"tokens": ["Ada", "ran"], "text": 5}\n')
-    (answer,) = predict.main(["--model", model, "--file", str(path), "--json"])
-    assert answer["tokens"] == ["Ada", "ran"] and len(answer["tags"]) == 2
+@pytest.mark.parametrize("text", ["Ada  ran.", 5])
+def test_words_of_their_own_go_before_the_text(ask, tmp_path, text):
+    (answer,) = ask("--file", write(tmp_path / "both.jsonl", [{"text": text, "words": ["Ada", "ran."]}]))
+    assert answer["tokens"] == ["Ada", "ran."] and len(answer["tags"]) == 2

@@ -7,7 +7,7 @@ from transformers import AutoConfig
 
 from common.errors import InputError
 from common.training import load_tokenizer, resolve_lengths
-from common.words import own_words, tags_of_sentences, tokenize_and_align_labels
+from common.words import tags_of_sentences, tokenize_and_align_labels
 from tests.conftest import save_tiny_bert
 
 
@@ -105,38 +105,10 @@ def test_windows_stitched_give_every_word_its_own_label(tokenizer, sentences, ma
     assert stitched == expected
 
 
-def test_own_words_takes_the_window_with_most_context():
-    windows = [[None, 0, 1, 2, 3, None], [None, 2, 3, 4, 5, None], [None, 4, 5, 6, None]]
-    assert own_words(windows, stride=2) == [[-1, 0, 1, 2, -1, -1], [-1, -1, 3, 4, -1, -1], [-1, -1, 5, 6, -1]]
-
-
-@pytest.mark.parametrize(
-    ("length", "stride", "message"),
-    [(65, None, "reads at most 64"), (2, None, "no room"), (16, 14, "between 0 and 13"), (16, -1, "between 0 and 13")],
-)
-def test_impossible_lengths(tiny_bert, length, stride, message):
+def test_windows_share_a_quarter_unless_a_flag_says_otherwise(tiny_bert):
     tokenizer, config = load_tokenizer(tiny_bert), AutoConfig.from_pretrained(tiny_bert)
-    with pytest.raises(InputError, match=message):
-        resolve_lengths(tokenizer, config, length, stride)
     assert resolve_lengths(tokenizer, config, None, None) == (64, 16)
-
-
-def test_a_byte_level_tokenizer_gets_its_prefix_space(tmp_path):
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import RobertaTokenizerFast
-
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    vocab = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(alphabet)])}
-    backend = Tokenizer(models.BPE(vocab, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    RobertaTokenizerFast(tokenizer_object=backend, model_max_length=32).save_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "roberta"}')
-    tokenizer = load_tokenizer(str(tmp_path), is_split_into_words=True)
-    encoding = tokenizer([["ab", "c"]], is_split_into_words=True)
-    pieces = [p for p in tokenizer.convert_ids_to_tokens(encoding["input_ids"][0]) if not p.startswith("<")]
-    assert pieces == ["Ġ", "a", "b", "Ġ", "c"]
-    assert [w for w in encoding.word_ids(0) if w is not None] == [0, 0, 0, 1, 1]
+    assert resolve_lengths(tokenizer, config, 32, 29) == (32, 29)
 
 
 def test_a_model_without_a_fast_tokenizer_is_told(monkeypatch, tmp_path):

@@ -2,30 +2,20 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, Features, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.data import Source, build_dataset, file_digest, hold_out
 from common.errors import InputError
 from common.metrics import answer_scores, best_threshold, question_scores, score
-from common.questions import (
-    checked_questions,
-    choose_answers,
-    context_groups,
-    questions_and_answers,
-    tokenize_questions,
-)
+from common.questions import choose_answers, tokenize_questions
 from common.training import load_tokenizer, span_loss
 from recipes import predict, qa
-from tests.conftest import ROOT, save_tiny_bert
+from tests.conftest import process, read_json, read_lines, run, save_tiny_bert, write
 
 NAMES = ["ada", "kurt", "mia", "noor", "ivan", "lea", "omar", "tess"]
 PLACES = ["lyon", "oslo", "turin", "ghent", "cork", "minsk", "porto", "bergen"]
@@ -58,162 +48,6 @@ def article(count, seed, unanswerable=False):
             question["answers"] = [{"text": answer, "answer_start": context.index(answer, 1)}]
         paragraphs.append({"context": context, "qas": [question]})
     return {"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}
-
-
-def write_json(path, document):
-    path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
-    return str(path)
-
-
-def read(path):
-    source = Source(str(path), file_digest(str(path)), path=str(path))
-    return build_dataset(source, questions_and_answers, qa.FEATURES)
-
-
-# Files
-
-
-def test_every_form_gives_the_same_rows(tmp_path):
-    context = "Ada Lovelace lived in London."
-    answers = {"text": ["London"], "answer_start": [22]}
-    flat = {"id": "1", "title": "t", "context": context, "question": "Where?", "answers": answers}
-    nested = {"data": [{"title": "t", "paragraphs": [{"context": context, "qas": [{**flat, "answers": [{}]}]}]}]}
-    nested["data"][0]["paragraphs"][0]["qas"][0]["answers"] = [{"text": "London", "answer_start": 22}]
-    (tmp_path / "a.csv").write_text(
-        f"id,title,question,context,answer_text,answer_start\n1,t,Where?,{context},London,22"
-    )
-    (tmp_path / "b.csv").write_text(f"id,title,question,context,answer_text\n1,t,Where?,{context},London")
-    (tmp_path / "a.jsonl").write_text(json.dumps(flat) + "\n")
-    Dataset.from_list([flat]).to_parquet(tmp_path / "a.parquet")
-    write_json(tmp_path / "a.json", nested)
-    kept = ("id", "title", "question", "context", "answers", "answer_starts")
-    rows = [{name: read(tmp_path / f)[0][name] for name in kept} for f in ("a.csv", "a.jsonl", "a.parquet", "a.json")]
-    expected = {**{n: flat[n] for n in kept[:4]}, "answers": ["London"], "answer_starts": [22]}
-    assert rows == [expected] * 4
-    assert read(tmp_path / "b.csv")[0]["answer_starts"] == [22]  # looked for: it occurs once
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({"context": "x"}, 'line 1: "question" is no text'),
-        ({"question": "who?"}, 'line 1: "context" is no text'),
-        ({"question": "who?", "context": "x", "answers": {"text": ["x"], "answer_start": []}}, ""),
-        ({"question": "who?", "context": "x", "answers": {"text": ["x"], "answer_start": [0, 1]}}, "of one length"),
-        ({"question": "who?", "context": "x", "answers": [{"text": "", "answer_start": 0}]}, "an answer without text"),
-        ({"question": "who?", "context": "x", "answers": "x"}, ""),
-        ({"question": "who?", "context": "x", "answers": 5}, "an answer without text"),
-        ({"question": "who?", "context": "x", "answers": [{"text": "x", "answer_start": "b"}]}, "no whole number"),
-    ],
-)
-def test_bad_rows_name_their_place(tmp_path, row, message):
-    path = tmp_path / "a.jsonl"
-    path.write_text(json.dumps(row) + "\n")
-    if message:
-        with pytest.raises(InputError, match=message):
-            read(path)
-    else:
-        assert read(path)[0]["answer_starts"] == [0]
-
-
-def answered(context, text, start, key="1"):
-    return {"id": key, "context": context, "question": "q?", "answers": {"text": [text], "answer_start": [start]}}
-
-
-def test_misplaced_answers_are_mended_dropped_or_refused(tmp_path, caplog):
-    good = [answered("in Lyon now", "Lyon", 3, f"g{i}") for i in range(30)]
-    moved, lost = answered("in Lyon now", "Lyon", 5, "m"), answered("Lyon, Lyon", "Lyon", 3, "l")
-    path = tmp_path / "a.jsonl"
-    path.write_text("\n".join(map(json.dumps, [*good, moved, lost])))
-    dataset = read(path)
-    assert dataset["answer_starts"][30:] == [[3], [-1]]
-    assert [bool(note) for note in dataset["note"]] == [False] * 30 + [True] * 2
-    checked, version_2 = checked_questions(DatasetDict(train=dataset), None)
-    assert len(checked["train"]) == 31 and not version_2
-    path.write_text("\n".join(map(json.dumps, [*good[:9], lost])))
-    with pytest.raises(InputError, match="line 10: the answers of this question and 0 more of 10"):
-        checked_questions(DatasetDict(train=read(path)), None)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--n_best_size", "0"], "--n_best_size 0: must be at least 1"),
-        (["--max_answer_length", "-3"], "--max_answer_length -3: must be at least 1"),
-        (["--max_seq_length", "65"], "reads at most 64"),
-        (["--max_seq_length", "20", "--doc_stride", "17"], "leaves no room for a question"),
-        (["--max_seq_length", "20", "--doc_stride", "20"], "--doc_stride 20: must lie between"),
-    ],
-)
-def test_impossible_flags_are_refused_and_leave_nothing(tiny, tmp_path, flags, message):
-    train = write_json(tmp_path / "t.json", article(8, 1))
-    with pytest.raises(InputError, match=message):
-        run(tiny, tmp_path, "--train_file", train, "--validation_file", train, *flags)
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("document", "message"),
-    [
-        ({"paragraphs": None}, 'article 1: "paragraphs" is no list of objects'),
-        ({"paragraphs": ["x"]}, 'article 1: "paragraphs" is no list of objects'),
-        ({"paragraphs": [{"context": "x", "qas": None}]}, 'article 1, paragraph 1: "qas" is no list of objects'),
-        ({"paragraphs": [{"context": "x", "qas": ["q"]}]}, '"qas" is no list of objects'),
-        ({"context": "x", "question": "q", "answers": [{"text": "x", "answer_start": 1e999}]}, "no whole number"),
-        ({"context": "x", "question": "q", "answers": [{"text": "x", "answer_start": 0.5}]}, "no whole number"),
-        ({"context": "x", "question": "q\ud83d", "answers": []}, "surrogate pair"),
-        ({"context": "x", "question": "q", "answer_text": 1}, "an answer without text"),
-        ({"context": "x", "question": "q", "answer_text": 0}, "an answer without text"),
-        ({"context": "x", "question": "q", "answers": [], "is_impossible": "perhaps"}, "neither true nor false"),
-    ],
-)
-def test_malformed_documents_name_their_place(tmp_path, document, message):
-    (tmp_path / "a.json").write_text(json.dumps({"data": [document]}))
-    with pytest.raises(InputError, match=message):
-        read(tmp_path / "a.json")
-
-
-def test_truth_values_as_text_and_ids_from_zero(tmp_path):
-    rows = ["id,question,context,answer_text,is_impossible", "0,q?,in Lyon,Lyon,False", "1,q?,in Lyon,,True"]
-    (tmp_path / "a.csv").write_text("\n".join(rows))
-    dataset = read(tmp_path / "a.csv")
-    assert dataset["answers"][:] == [["Lyon"], []] and dataset["id"][:] == ["0", "1"]
-    assert dataset["note"][:] == ["", ""]
-
-
-def test_unanswerable_questions_switch_the_rules_of_2_on(tmp_path):
-    path = write_json(tmp_path / "a.json", article(9, 1, unanswerable=True))
-    dataset = read(path)
-    assert checked_questions(DatasetDict(train=dataset), None)[1] is True
-    with pytest.raises(InputError, match="3 of train have no answer"):
-        checked_questions(DatasetDict(train=dataset), False)
-
-
-def test_splits_that_cannot_be_used_are_refused(tmp_path):
-    row = answered("in Lyon", "Lyon", 3)
-    bare = {k: v for k, v in row.items() if k != "answers"} | {"id": "2"}
-    for name, rows, split, message in (
-        ("a", [row, bare], "train", 'line 2: no "answers"'),
-        ("b", [row, bare], "validation", 'line 2: no "answers"'),
-        ("c", [row, row], "validation", 'id "1" and 0 more occur twice'),
-        ("d", [bare | {"answers": []}], "train", "no question has an answer"),
-        ("e", [bare], "validation", 'line 1: no "answers"'),
-        ("f", [bare | {"answers": []}], "validation", "are a --test_file"),
-    ):
-        path = tmp_path / f"{name}.jsonl"
-        path.write_text("\n".join(map(json.dumps, rows)))
-        with pytest.raises(InputError, match=message):
-            checked_questions(DatasetDict({split: read(path)}), None)
-
-
-def test_whole_contexts_are_held_out(tmp_path):
-    rows = [answered(f"in Lyon {i // 4}", "Lyon", 3, str(i)) for i in range(80)]
-    path = tmp_path / "a.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    dataset = read(path)
-    parts = hold_out(dataset, 42, **context_groups(dataset))
-    contexts = {split: set(part["context"]) for split, part in parts.items()}
-    assert not contexts["train"] & contexts["validation"] and len(parts["validation"]) == 8
 
 
 # Windows
@@ -422,72 +256,60 @@ def test_span_loss_equals_the_models_own_and_does_not_depend_on_the_parts():
 # The recipe
 
 
-def run(tiny, tmp_path, *flags, name="run"):
-    base = f"--model_name_or_path {tiny} --output_dir {tmp_path / name} --bf16 false --disable_tqdm true "
-    base += "--num_train_epochs 40 --eval_strategy no --save_strategy no --learning_rate 1e-3 "
-    base += "--per_device_train_batch_size 16 --max_seq_length 32"
-    given_flags = {flag for flag in flags if str(flag).startswith("--")}
-    words = base.split()
-    kept = [w for i, w in enumerate(words) if w not in given_flags and (i == 0 or words[i - 1] not in given_flags)]
-    return qa.main([*kept, *map(str, flags)])
+def write_document(path, document):
+    return write(path, json.dumps(document))
+
+
+def train(tiny, folder, *flags, **values):
+    fixed = f"--model_name_or_path {tiny} --output_dir {folder}/run --num_train_epochs 40 --eval_strategy no "
+    fixed += "--save_strategy no --learning_rate 1e-3 --per_device_train_batch_size 16 --max_seq_length 32"
+    return run(qa, fixed, *flags, **values)
 
 
 @pytest.fixture(scope="module")
 def trained(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("qa")
-    train, dev = write_json(folder / "t.json", article(240, 1)), write_json(folder / "v.json", article(41, 2))
-    return folder, run(tiny, folder, "--train_file", train, "--validation_file", dev), train, dev
+    files = [
+        write_document(folder / f"{n}.json", article(count, seed)) for n, count, seed in (("t", 240, 1), ("v", 41, 2))
+    ]
+    return folder, train(tiny, folder, train_file=files[0], validation_file=files[1]), files[1]
 
 
 def test_it_learns_and_writes_what_the_official_scorer_reads(trained):
-    folder, results, _, dev = trained
+    folder, results, dev = trained
     # Either name or place alone would be right half of the time.
     assert results["eval_exact_match"] > 90 and results["eval_f1"] >= results["eval_exact_match"]
     assert set(results) == {"eval_exact_match", "eval_f1", "eval_loss"}
-    predictions = json.loads((folder / "run" / "predictions.json").read_text())
-    questions = [p["qas"][0] for p in json.loads(open(dev).read())["data"][0]["paragraphs"]]
+    predictions = read_json(folder / "run" / "predictions.json")
+    questions = [p["qas"][0] for p in read_json(Path(dev))["data"][0]["paragraphs"]]
     assert list(predictions) == [question["id"] for question in questions]  # in input order
     right = [predictions[q["id"]] == q["answers"][0]["text"] for q in questions]
     assert 100 * np.mean(right) == pytest.approx(results["eval_exact_match"])
-    n_best = json.loads((folder / "run" / "nbest_predictions.json").read_text())
+    n_best = read_json(folder / "run" / "nbest_predictions.json")
     assert all(n_best[key][0]["text"] == text for key, text in predictions.items())
-    rows = [json.loads(line) for line in (folder / "run" / "predictions.jsonl").read_text().splitlines()]
+    rows = read_lines(folder / "run" / "predictions.jsonl")
     assert [row["predicted"] for row in rows] == list(predictions.values())
     assert not (folder / "run" / "null_odds.json").exists()
 
 
 def test_the_saved_folder_answers_the_same_in_a_fresh_process(trained):
-    folder, results, _, dev = trained
-    command = [sys.executable, "-m", "recipes.predict", "--model", str(folder / "run"), "--file", dev, "--json"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    folder, results, dev = trained
+    done = process("-m", "recipes.predict", "--model", folder / "run", "--file", dev, "--json")
     assert done.returncode == 0, done.stderr
     answers = {row["id"]: row["answer"] for row in map(json.loads, done.stdout.splitlines())}
-    assert answers == json.loads((folder / "run" / "predictions.json").read_text())
+    assert answers == read_json(folder / "run" / "predictions.json")
     assert f"exact_match {results['eval_exact_match']:.2f}" in done.stderr
 
 
-def test_the_plain_code_of_the_model_card_answers(trained, capsys):
-    card = (trained[0] / "run" / "README.md").read_text()
-    code = card.split("```python\n")[1].split("```")[0]
-    question, context = "who lives?", "b omar lives in cork."
-    code = code.replace("Who wrote it?", question).replace("Mary Shelley wrote the novel in 1816.", context)
-    exec(code, {})
-    assert capsys.readouterr().out.strip() == "omar"
-
-
 def test_questions_by_hand(trained, tmp_path, capsys):
-    folder = str(trained[0] / "run")
-    context = tmp_path / "c.txt"
-    context.write_text("b omar lives in cork.\n")
-    answers = predict.main(
-        ["--model", folder, "--question", "who lives?", "where lives?", "--context_file", str(context)]
-    )
+    model = ["--model", str(trained[0] / "run")]
+    context = write(tmp_path / "c.txt", "b omar lives in cork.\n")
+    answers = predict.main([*model, "--question", "who lives?", "where lives?", "--context_file", context])
     assert [(a["answer"], a["start"], a["end"]) for a in answers] == [("omar", 2, 6), ("cork", 16, 20)]
     assert len(answers[0]["next"]) == 3 and "omar" in capsys.readouterr().out
-    for flags in (["--question", "who?"], ["--context", "x"], ["--question", "who?", "--context", "x", "--text", "y"]):
+    for flags in ("--question who?", "--context x", "--question who? --context x --text y"):
         with pytest.raises(InputError, match="--question"):
-            predict.main(["--model", folder, *flags])
+            predict.main([*model, *flags.split()])
 
 
 def test_a_limit_on_questions_keeps_all_their_windows(trained, tmp_path):
@@ -495,88 +317,56 @@ def test_a_limit_on_questions_keeps_all_their_windows(trained, tmp_path):
     long = article(20, 3)
     for paragraph in long["data"][0]["paragraphs"]:
         paragraph["context"] += " met saw went to a b c" * 12
-    dev = write_json(tmp_path / "long.json", long)
-    flags = ["--do_train", "false", "--model_name_or_path", trained[0] / "run", "--validation_file", dev]
-    base = ["--bf16", "false", "--disable_tqdm", "true", "--output_dir"]
-    qa.main([*map(str, flags), *base, str(tmp_path / "all")])
-    qa.main([*map(str, flags), *base, str(tmp_path / "ten"), "--max_eval_samples", "10"])
-    every, ten = (json.loads((tmp_path / n / "predictions.json").read_text()) for n in ("all", "ten"))
+    dev = write_document(tmp_path / "long.json", long)
+    flags = f"--do_train false --model_name_or_path {trained[0]}/run --validation_file {dev} --output_dir {tmp_path}"
+    run(qa, flags + "/all")
+    run(qa, flags + "/ten --max_eval_samples 10")
+    every, ten = (read_json(tmp_path / name / "predictions.json") for name in ("all", "ten"))
     assert len(every) == 20 and ten == dict(list(every.items())[:10]) and all(ten.values())
 
 
 def test_predicting_without_answers(trained, tmp_path):
     """The example scripts crash in the metric after writing the predictions."""
-    rows = [p["qas"][0] | {"context": p["context"]} for p in article(8, 4)["data"][0]["paragraphs"]]
-    path = tmp_path / "bare.jsonl"
-    path.write_text("\n".join(json.dumps({k: v for k, v in row.items() if k != "answers"}) for row in rows))
-    flags = f"--do_train false --do_eval false --model_name_or_path {trained[0]}/run --test_file {path}"
-    assert qa.main([*flags.split(), "--output_dir", str(tmp_path / "p"), "--bf16", "false"]) == {}
-    predictions = json.loads((tmp_path / "p" / "predictions.json").read_text())
+    paragraphs = article(8, 4)["data"][0]["paragraphs"]
+    rows = [{"context": p["context"], "question": p["qas"][0]["question"], "id": p["qas"][0]["id"]} for p in paragraphs]
+    bare = write(tmp_path / "bare.jsonl", rows)
+    flags = f"--do_train false --do_eval false --model_name_or_path {trained[0]}/run --test_file {bare}"
+    assert run(qa, flags, output_dir=tmp_path / "p") == {}
+    predictions = read_json(tmp_path / "p" / "predictions.json")
     assert list(predictions) == [row["id"] for row in rows] and all(predictions.values())
 
 
-def test_another_run_in_the_same_folder_is_refused(trained, tiny):
-    folder, results, train, dev = trained
-    assert run(tiny, folder, "--train_file", train, "--validation_file", dev) == results
-    with pytest.raises(InputError, match="n_best_size: None there, 5 here"):
-        run(tiny, folder, "--train_file", train, "--validation_file", dev, "--n_best_size", 5)
-
-
 def test_version_2_from_end_to_end(tiny, tmp_path, capsys):
-    files = [write_json(tmp_path / f"{n}.json", article(c, s, True)) for n, c, s in (("t", 300, 5), ("v", 60, 6))]
-    flags = ["--train_file", files[0], "--validation_file", files[1], "--test_file", files[1]]
-    results = run(tiny, tmp_path, *flags)
+    files = [write_document(tmp_path / f"{n}.json", article(c, s, True)) for n, c, s in (("t", 300, 5), ("v", 60, 6))]
+    results = train(tiny, tmp_path, train_file=files[0], validation_file=files[1], test_file=files[1])
+    folder = tmp_path / "run"
     assert "the rules of SQuAD 2.0 apply" in capsys.readouterr().out
     assert results["eval_HasAns_exact"] > 80 and results["eval_NoAns_exact"] > 80
     assert results["eval_best_f1"] >= results["eval_f1"] and "test_best_f1" not in results
-    config = json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]
+    config = read_json(folder / "config.json")["recipe"]
     assert config["null_threshold"] == results["eval_best_threshold"] and config["version_2_with_negative"]
     # The threshold was tuned on the very rows that stand for the test split here.
     assert results["test_tuned_f1"] == pytest.approx(results["eval_best_f1"])
-    odds = json.loads((tmp_path / "run" / "null_odds.json").read_text())
-    predictions = json.loads((tmp_path / "run" / "predictions.json").read_text())
+    odds, predictions = (read_json(folder / f"{name}.json") for name in ("null_odds", "predictions"))
     assert {key for key, text in predictions.items() if not text} == {key for key, value in odds.items() if value > 0}
-    answers = predict.main(["--model", str(tmp_path / "run"), "--file", files[1], "--json"])
+    answers = predict.main(["--model", str(folder), "--file", files[1], "--json"])
     given_none = {a["id"] for a in answers if not a["answer"]}
     assert given_none == {key for key, value in odds.items() if value > config["null_threshold"]}
     # The same questions with their answers withheld: still the rules of 2.0, and the same answers.
-    document = json.loads(open(files[1]).read())
+    document = read_json(Path(files[1]))
     for paragraph in document["data"][0]["paragraphs"]:
         paragraph["qas"] = [{"id": q["id"], "question": q["question"]} for q in paragraph["qas"]]
-    flags = (
-        f"--do_train false --do_eval false --bf16 false --model_name_or_path {tmp_path}/run --output_dir {tmp_path}/p"
-    )
-    assert qa.main([*flags.split(), "--test_file", write_json(tmp_path / "bare.json", document)]) == {}
-    withheld = json.loads((tmp_path / "p" / "predictions.json").read_text())
-    assert withheld == predictions
+    bare = write_document(tmp_path / "bare.json", document)
+    flags = f"--do_train false --do_eval false --model_name_or_path {folder} --test_file {bare}"
+    assert run(qa, flags, output_dir=tmp_path / "p") == {}
+    assert read_json(tmp_path / "p" / "predictions.json") == predictions
     assert (tmp_path / "p" / "null_odds.json").exists()
 
 
 def test_the_first_rows_may_all_be_unanswerable(tiny, tmp_path):
     document = article(60, 9, unanswerable=True)
-    paragraphs = document["data"][0]["paragraphs"]
-    paragraphs.sort(key=lambda p: bool(p["qas"][0]["answers"]))
-    path = write_json(tmp_path / "a.json", document)
-    limits = ["--max_train_samples", 16, "--max_eval_samples", 8, "--max_steps", 2, "--eval_strategy", "epoch"]
-    results = run(tiny, tmp_path, "--train_file", path, "--validation_file", path, *limits)
+    document["data"][0]["paragraphs"].sort(key=lambda p: bool(p["qas"][0]["answers"]))
+    path = write_document(tmp_path / "a.json", document)
+    limits = "--max_train_samples 16 --max_eval_samples 8 --max_steps 2 --eval_strategy epoch"
+    results = train(tiny, tmp_path, limits, train_file=path, validation_file=path)
     assert "eval_NoAns_f1" in results and "eval_HasAns_f1" not in results
-
-
-def test_a_folder_like_the_hubs(tiny, tmp_path, monkeypatch):
-    folder = tmp_path / "rajpurkar" / "squad"
-    features = Features(
-        **{name: Value("string") for name in ("id", "title", "context", "question")},
-        answers={"text": [Value("string")], "answer_start": [Value("int32")]},
-    )
-    for split, count in (("train", 24), ("validation", 9)):
-        rows = []
-        for paragraph in article(count, 7)["data"][0]["paragraphs"]:
-            question = paragraph["qas"][0]
-            answers = {"text": [question["answers"][0]["text"]]}
-            answers["answer_start"] = [question["answers"][0]["answer_start"]]
-            row = {"id": question["id"], "title": "t", "context": paragraph["context"]}
-            rows.append(row | {"question": question["question"], "answers": answers})
-        Dataset.from_list(rows, features=features).to_parquet(folder / "plain_text" / f"{split}-00000-of-00001.parquet")
-    monkeypatch.chdir(tmp_path)
-    results = run(tiny, tmp_path, "--max_steps", 2)
-    assert set(results) == {"eval_exact_match", "eval_f1", "eval_loss"}

@@ -6,6 +6,7 @@ import re
 import shutil
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from recipes import ner, nli, qa, text_classification
 from recipes.tools import blocks, report
 from recipes.tools.model_card import model_card
 from recipes.tools.report import draw_report, published_figure
+from tests.conftest import ENDINGS, SAMPLES, read_json, read_lines, run, write
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)> {{ 7*7 }} & \u202e\u0001 $x_1$"
 
@@ -37,12 +39,10 @@ def save_run(folder, rows, results, data=None, history=(), arguments=None, **fil
         "results": results,
         "data": data or {},
     }
-    (folder / "run.json").write_text(json.dumps(record))
-    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    if history:
-        (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    write(folder / "predictions.jsonl", rows)
+    files |= {"run": record} | ({"trainer_state": {"log_history": history}} if history else {})
     for name, content in files.items():
-        (folder / f"{name}.json").write_text(json.dumps(content))
+        write(folder / f"{name}.json", json.dumps(content))
     return folder
 
 
@@ -156,9 +156,9 @@ def test_many_classes_and_a_published_figure(tmp_path):
     html = drawn(label_run(tmp_path / "run", labels=[f"<b>{i}</b>" for i in range(100)]))
     assert "The commonest confusions of 100 classes." in html and "<b>0</b>" not in html
     folder = label_run(tmp_path / "sst2")
-    record = json.loads((folder / "run.json").read_text())
+    record = read_json(folder / "run.json")
     record["arguments"] |= {"task_name": "sst2", "model_name_or_path": "google-bert/bert-base-cased"}
-    (folder / "run.json").write_text(json.dumps(record))
+    write(folder / "run.json", json.dumps(record))
     assert re.search(r"published 0\.9223 bert-base-cased, Transformers", text_of(drawn(folder)))
 
 
@@ -268,43 +268,48 @@ def with_report(monkeypatch):
     monkeypatch.setattr(report, "draw_report", draw_report)
 
 
-def label_files(folder, test_labels=True):
-    rows = [f"{'good' if i % 2 else 'bad'} number {i},{'yes' if i % 2 else 'no'}" for i in range(24)]
-    for split, chosen in (("train", rows[:16]), ("validation", rows[12:])):
-        (folder / f"{split}.csv").write_text("\n".join(["text,label", *chosen]) + "\n")
-    (folder / "test.csv").write_text("\n".join(["text", *(row.split(",")[0] for row in rows[:6])]) + "\n")
-    return [f for s in ("train", "validation", "test") for f in (f"--{s}_file", str(folder / f"{s}.csv"))]
+def label_files(folder):
+    rows = [f"{'good' if i % 2 else 'bad'} number {i},{'yes' if i % 2 else 'no'}\n" for i in range(24)]
+    unlabelled = [row.split(",")[0] + "\n" for row in rows[:6]]
+    files = {
+        "train": ["text,label\n", *rows[:16]],
+        "validation": ["text,label\n", *rows[12:]],
+        "test": ["text\n", *unlabelled],
+    }
+    return " ".join(f"--{name}_file {write(folder / f'{name}.csv', ''.join(lines))}" for name, lines in files.items())
+
+
+def page_of(folder):
+    return text_of((folder / "report.html").read_text(encoding="utf-8"))
 
 
 def test_a_run_draws_its_page_and_keeps_what_it_needs(ner_flags, tmp_path, with_report):
+    folder = tmp_path / "run"
     ner.main(ner_flags)
-    run = tmp_path / "run"
-    text = text_of((run / "report.html").read_text(encoding="utf-8"))
+    text = page_of(folder)
     assert "Answers on test" in text and "looking up the names of train" in text and "Learning rate" in text
-    assert len((run / "validation_predictions.jsonl").read_text().splitlines()) == 21
-    assert len((run / "predictions.jsonl").read_text().splitlines()) == 15
-    data = json.loads((run / "run.json").read_text())["data"]
-    assert data["max_seq_length"] == 32
+    assert len(read_lines(folder / "validation_predictions.jsonl")) == 21
+    assert len(read_lines(folder / "predictions.jsonl")) == 15
+    data = read_json(folder / "run.json")["data"]
     train = data["splits"]["train"]
+    assert data["max_seq_length"] == 32 and 0 <= data["splits"]["test"]["lookup_f1"] < 1
     assert train["rows"] == 64 and sum(train["lengths"].values()) == train["windows"] > 64 and train["windowed"] >= 1
-    assert 0 <= data["splits"]["test"]["lookup_f1"] < 1
 
 
 def test_without_gold_answers_on_test_the_page_is_about_validation(tiny_bert, tmp_path, with_report):
-    flags = [*f"--model_name_or_path {tiny_bert} --num_train_epochs 1 --bf16 false --save_strategy no".split()]
-    run = tmp_path / "run"
-    text_classification.main([*flags, *label_files(tmp_path), "--output_dir", str(run)])
-    assert len((run / "predictions.jsonl").read_text().splitlines()) == 6
-    text = text_of((run / "report.html").read_text(encoding="utf-8"))
+    folder = tmp_path / "run"
+    flags = f"--model_name_or_path {tiny_bert} --num_train_epochs 1 --save_strategy no {label_files(tmp_path)}"
+    run(text_classification, flags, output_dir=folder)
+    assert len(read_lines(folder / "predictions.jsonl")) == 6
+    text = page_of(folder)
     assert "Answers on validation" in text and "trivial baseline 0.5000" in text
-    data = json.loads((run / "run.json").read_text())["data"]
+    data = read_json(folder / "run.json")["data"]
     assert data["labels"] == ["no", "yes"] and data["splits"]["validation"]["in_train"] == 4
     # Evaluated alone, with nothing to learn from; and predicted alone.
-    for given, said in (("validation", "95 % interval"), ("test", "No split with gold answers")):
-        flags = f"--do_train false --model_name_or_path {run} --{given}_file {tmp_path / given}.csv --bf16 false"
-        text_classification.main([*flags.split(), "--output_dir", str(tmp_path / given)])
-        text = text_of((tmp_path / given / "report.html").read_text(encoding="utf-8"))
-        assert said in text and "trained nothing" in text
+    for split, said in (("validation", "95 % interval"), ("test", "No split with gold answers")):
+        flags = f"--do_train false --model_name_or_path {folder} --{split}_file {tmp_path / split}.csv"
+        run(text_classification, flags, output_dir=tmp_path / split)
+        assert said in page_of(tmp_path / split) and "trained nothing" in page_of(tmp_path / split)
 
 
 def test_a_page_that_cannot_be_drawn_costs_a_line_and_not_the_run(ner_flags, tmp_path, monkeypatch, capsys):
@@ -314,7 +319,7 @@ def test_a_page_that_cannot_be_drawn_costs_a_line_and_not_the_run(ner_flags, tmp
     monkeypatch.setattr(report, "draw_report", fail)
     results = ner.main(ner_flags)
     assert "no report (ZeroDivisionError: of all things)" in capsys.readouterr().out
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["results"] == results
+    assert read_json(tmp_path / "run" / "run.json")["results"] == results
     assert not (tmp_path / "run" / ".lock").exists()
 
 
@@ -361,14 +366,11 @@ def test_own_files_and_a_local_model_are_not_taken_for_names_of_the_hub(tmp_path
 
 @pytest.mark.parametrize("recipe", [text_classification, nli, ner, qa], ids=lambda recipe: recipe.__name__)
 def test_the_code_of_a_card_runs(recipe, tiny_bert, tmp_path, capsys):
-    from tests.conftest import ROOT
-
     name = recipe.__name__.split(".")[1]
-    ending = {"ner": "conll", "qa": "json"}.get(name, "csv")
-    files = [f for s in ("train", "validation") for f in (f"--{s}_file", f"{ROOT}/recipes/samples/{name}/{s}.{ending}")]
-    flags = f"--model_name_or_path {tiny_bert} --max_train_samples 8 --max_eval_samples 8 --num_train_epochs 1".split()
-    flags += [*files, "--output_dir", str(tmp_path / "run"), "--bf16", "false", "--save_strategy", "no"]
-    recipe.main(flags)
+    train, validation = (SAMPLES / name / f"{split}.{ENDINGS[name]}" for split in ("train", "validation"))
+    flags = f"--model_name_or_path {tiny_bert} --max_train_samples 8 --max_eval_samples 8 --num_train_epochs 1 "
+    flags += f"--train_file {train} --validation_file {validation} --save_strategy no"
+    run(recipe, flags, output_dir=tmp_path / "run")
     (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "run" / "README.md").read_text(), re.S)
     exec(code, {})
 
@@ -381,8 +383,6 @@ def test_what_is_pushed_is_the_finished_folder_without_texts_of_the_data(tiny_be
             pass
 
         def create_repo(self, name, **kwargs):
-            from types import SimpleNamespace
-
             return SimpleNamespace(repo_id=f"me/{name}", __str__=lambda: name)
 
         def upload_folder(self, folder_path, repo_id, ignore_patterns, **kwargs):
@@ -394,11 +394,10 @@ def test_what_is_pushed_is_the_finished_folder_without_texts_of_the_data(tiny_be
 
     monkeypatch.setattr("transformers.trainer.hf_api", Hub)
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    flags = [*f"--model_name_or_path {tiny_bert} --num_train_epochs 1 --bf16 false --save_strategy no".split()]
-    run = tmp_path / "mine"
-    text_classification.main([*flags, *label_files(tmp_path), "--output_dir", str(run), "--push_to_hub", "true"])
+    flags = f"--model_name_or_path {tiny_bert} --num_train_epochs 1 --save_strategy no {label_files(tmp_path)}"
+    run(text_classification, flags, output_dir=tmp_path / "mine", push_to_hub="true")
     ((repo, files),) = pushed
-    assert repo == "me/mine" and 'model="me/mine"' in (run / "README.md").read_text()
+    assert repo == "me/mine" and 'model="me/mine"' in (tmp_path / "mine" / "README.md").read_text()
     assert {"model.safetensors", "config.json", "README.md", "run.json", "all_results.json"} <= files
     assert not [name for name in files if "predictions" in name or name.endswith((".html", ".bin", ".lock"))]
 

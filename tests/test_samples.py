@@ -1,14 +1,13 @@
 """The rules that the bundled samples keep."""
 
 import csv
-import json
 import re
 from collections import Counter
 
 import pytest
 
 from common.metrics import entities
-from tests.conftest import ROOT, read_sample
+from tests.conftest import SAMPLES, read_json, read_sample
 
 SPLITS = {split: read_sample(split) for split in ("train", "validation", "test")}
 
@@ -29,11 +28,7 @@ def frames(split):
 
 
 def test_sizes():
-    assert {split: len(sentences) for split, sentences in SPLITS.items()} == {
-        "train": 1200,
-        "validation": 200,
-        "test": 200,
-    }
+    assert [len(sentences) for sentences in SPLITS.values()] == [1200, 200, 200]
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -59,9 +54,7 @@ def test_types_lengths_and_sentences_without_entity(split):
 
 
 def test_very_long_sentences_and_ambiguous_names():
-    assert (
-        max(len(words) for words, _ in SPLITS["train"]) > 128 and max(len(words) for words, _ in SPLITS["test"]) > 128
-    )
+    assert all(max(len(words) for words, _ in SPLITS[split]) > 128 for split in ("train", "test"))
     for split in SPLITS:
         kinds = {}
         for kind, name in names(split):
@@ -74,7 +67,7 @@ TEXTS = {"text_classification": ("text",), "nli": ("premise", "hypothesis")}
 
 
 def read_texts(name, split):
-    with (ROOT / "recipes" / "samples" / name / f"{split}.csv").open(encoding="utf-8", newline="") as file:
+    with (SAMPLES / name / f"{split}.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -130,7 +123,7 @@ QUESTIONS = {"train": 970, "validation": 107, "test": 118, "train-v2": 94, "vali
 
 
 def paragraphs(name):
-    document = json.loads((ROOT / "recipes" / "samples" / "qa" / f"{name}.json").read_text(encoding="utf-8"))
+    document = read_json(SAMPLES / "qa" / f"{name}.json")
     return [paragraph for article in document["data"] for paragraph in article["paragraphs"]]
 
 

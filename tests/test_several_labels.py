@@ -9,17 +9,17 @@ from datasets import Dataset
 from sklearn.metrics import f1_score
 from transformers import pipeline
 
-from common.data import Source, build_dataset, file_digest, hold_out
+from common.data import hold_out
 from common.errors import InputError
-from common.texts import checked_labels, find_columns, label_groups, labelled_texts, names_in
+from common.texts import checked_labels, label_groups, names_in
 from common.training import balanced_class_weights, label_loss
 from recipes import predict, text_classification
 from recipes.tools import report
 from recipes.tools.compare import compare
-from tests.conftest import logged, save_tiny_bert
+from tests.conftest import logged, read_json, read_lines, read_texts, run, save_tiny_bert, write
 
 LABEL_OF = {"late": "slow", "rude": "unkind", "broken": "defect"}
-FLAGS = "--bf16 false --disable_tqdm true --per_device_train_batch_size 8 --eval_strategy no --save_strategy no"
+FLAGS = "--learning_rate 5e-3 --per_device_train_batch_size 8 --eval_strategy no --save_strategy no"
 
 
 def complaints(count, seed):
@@ -51,13 +51,6 @@ def in_lists(rows):
 FORMS = {"cells.csv": in_cells, "columns.csv": in_columns, "lists.jsonl": in_lists}
 
 
-def read(path, label_columns=None):
-    source = Source(str(path), file_digest(str(path)), path=str(path))
-    texts, labels = find_columns({"train": source}, 1, None, label_columns)
-    options = dict(text_columns=texts, label_columns=labels, names=None)
-    return build_dataset(source, labelled_texts, text_classification.FEATURES, **options)
-
-
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     return save_tiny_bert(tmp_path_factory.mktemp("tiny"), ["late rude broken the order was"], dropout=0.0)
@@ -66,30 +59,29 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("complaints")
-    paths = {}
-    for seed, (split, count) in enumerate({"train": 200, "validation": 45, "test": 40}.items()):
-        paths[split] = folder / f"{split}.csv"
-        paths[split].write_text(in_cells(complaints(count, seed)))
-    return paths
+    counts = {"train": 200, "validation": 45, "test": 40}
+    return {
+        split: write(folder / f"{split}.csv", in_cells(complaints(count, seed)))
+        for seed, (split, count) in enumerate(counts.items())
+    }
 
 
-def run(tiny, folder, *flags):
-    given = ("--model_name_or_path", tiny, "--output_dir", folder, *FLAGS.split(), "--learning_rate", 5e-3)
-    return text_classification.main([*map(str, (*given, *flags))])
+def train(model, folder, *flags):
+    return run(text_classification, FLAGS, *flags, model_name_or_path=model, output_dir=folder)
 
 
 @pytest.fixture(scope="module")
 def trained(tiny, files, tmp_path_factory):
     """The folder of a run with thresholds, and its scores."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    splits = [word for split, path in files.items() for word in (f"--{split}_file", path)]
-    results = run(tiny, folder, *splits, "--num_train_epochs", 12, "--threshold_for", "f1")
+    splits = " ".join(f"--{split}_file {path}" for split, path in files.items())
+    results = train(tiny, folder, splits, "--num_train_epochs 12 --threshold_for f1")
     report.draw_report(folder)
     return folder, results
 
 
-def rows_of(folder, name="predictions.jsonl"):
-    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+def rows_of(folder):
+    return read_lines(folder / "predictions.jsonl")
 
 
 # Files
@@ -99,35 +91,31 @@ def rows_of(folder, name="predictions.jsonl"):
 def test_each_form_means_the_same_and_a_row_without_labels_is_a_row(name, tmp_path):
     rows = complaints(40, 0)
     assert any(not labels for _, labels in rows)
-    (tmp_path / name).write_text(FORMS[name](rows))
-    datasets, label_list, several = checked_labels({"train": read(tmp_path / name)}, None, None)
+    dataset = read_texts(write(tmp_path / name, FORMS[name](rows)))
+    datasets, label_list, several = checked_labels({"train": dataset}, None, None)
     assert several and label_list == ["defect", "slow", "unkind"]
     assert [sorted(names_in(label)) for label in datasets["train"]["label"]] == [labels for _, labels in rows]
 
 
 def test_columns_of_0_and_1_may_be_named(tmp_path):
-    (tmp_path / "a.csv").write_text("text,votes,slow,costly\na,3,1,1\nb,1,0,1\n")
-    assert read(tmp_path / "a.csv", ["slow", "costly"])["label"][:] == ["slow|costly|", "costly|"]
+    path = write(tmp_path / "a.csv", "text,votes,slow,costly\na,3,1,1\nb,1,0,1\n")
+    assert read_texts(path, label_columns=["slow", "costly"])["label"][:] == ["slow|costly|", "costly|"]
     with pytest.raises(InputError, match=r'a.csv, line 2: "votes" is \'3\'; of several label columns each holds 0 or'):
-        read(tmp_path / "a.csv", ["votes", "slow"])
+        read_texts(path, label_columns=["votes", "slow"])
     with pytest.raises(InputError, match="has no column dear, only text, votes"):
-        read(tmp_path / "a.csv", ["slow", "dear"])
+        read_texts(path, label_columns=["slow", "dear"])
 
 
 def test_one_label_a_row_stays_one_class(tmp_path):
-    """Also where it stands in a list of one, or in a column of its own that no other row shares."""
-    (tmp_path / "a.csv").write_text("text,label\na,slow\nb,costly\n")
-    assert checked_labels({"train": read(tmp_path / "a.csv")}, None, None)[1:] == (["costly", "slow"], False)
-    (tmp_path / "b.csv").write_text("text,label\na,slow\nb,\n")
-    with pytest.raises(InputError, match=r"b\.csv, line 3: its label is empty"):
-        checked_labels({"train": read(tmp_path / "b.csv")}, None, None)
+    dataset = read_texts(write(tmp_path / "a.csv", "text,label\na,slow\nb,costly\n"))
+    assert checked_labels({"train": dataset}, None, None)[1:] == (["costly", "slow"], False)
 
 
 def test_a_label_that_train_lacks_is_told(tmp_path):
-    for name, rows in (("train", "a,slow|costly\nb,\n"), ("dev", "a,slow\nb,slow|rude\n")):
-        (tmp_path / f"{name}.csv").write_text("text,label\n" + rows)
+    splits = {"train": "a,slow|costly\nb,\n", "dev": "a,slow\nb,slow|rude\n"}
+    splits = {name: read_texts(write(tmp_path / f"{name}.csv", f"text,label\n{r}")) for name, r in splits.items()}
     with pytest.raises(InputError, match=r'dev\.csv, line 3: label "rude" does not occur in train \(costly, slow\)'):
-        checked_labels({s: read(tmp_path / f"{s}.csv") for s in ("train", "dev")}, None, None)
+        checked_labels(splits, None, None)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -163,9 +151,9 @@ def test_the_loss_is_the_mean_over_rows_and_labels_and_weighs_what_is_rare():
 def test_accumulated_parts_of_a_batch_weigh_as_the_whole(tiny, files, tmp_path, capsys):
     steps = []
     for batch, parts in ((8, 1), (2, 4)):
-        sizes = ("--per_device_train_batch_size", batch, "--gradient_accumulation_steps", parts, "--max_steps", 2)
-        more = ("--train_file", files["train"], "--logging_steps", 1, "--save_strategy", "epoch")
-        run(tiny, tmp_path / f"{batch}", *more, *sizes, "--label_smoothing_factor", 0.1)
+        sizes = f"--per_device_train_batch_size {batch} --gradient_accumulation_steps {parts} --max_steps 2"
+        more = f"--train_file {files['train']} --logging_steps 1 --save_strategy epoch --label_smoothing_factor 0.1"
+        train(tiny, tmp_path / f"{batch}", sizes, more)
         steps.append([*logged(tmp_path / f"{batch}", "loss"), *logged(tmp_path / f"{batch}", "grad_norm")])
     assert len(steps[0]) == 4 and steps[0] == pytest.approx(steps[1], rel=1e-3)
     assert "--label_smoothing_factor 0.1 has no effect" in capsys.readouterr().out
@@ -190,29 +178,29 @@ def test_it_learns_and_its_scores_are_scikit_learns(trained):
 def test_pipeline_gives_the_same_probabilities_and_predict_the_same_labels(trained, files, capsys):
     folder, results = trained
     rows = rows_of(folder)
-    limits = json.loads((folder / "config.json").read_text())["recipe"]["thresholds"]
+    limits = read_json(folder / "config.json")["recipe"]["thresholds"]
     scored = pipeline("text-classification", model=str(folder), top_k=None)([row["text"] for row in rows])
     for row, scores in zip(rows, scored, strict=True):
         probabilities = {score["label"]: score["score"] for score in scores}
         assert {label for label, p in probabilities.items() if p >= limits[label]} == set(row["predicted"])
         assert [probabilities[label] for label in row["predicted"]] == pytest.approx(row["probability"], abs=1e-3)
     capsys.readouterr()
-    answers = predict.main(["--model", str(folder), "--file", str(files["test"]), "--top_k", "3"])
+    answers = predict.main(["--model", str(folder), "--file", files["test"], "--top_k", "3"])
     assert [answer["predicted"] for answer in answers] == [row["predicted"] for row in rows]
     assert f"micro_f1 {results['test_tuned_micro_f1']:.4f}" in capsys.readouterr().out
     assert list(answers[0]["probabilities"].values()) == sorted(answers[0]["probabilities"].values(), reverse=True)
     assert len(answers[0]["probabilities"]) == 3
-    sure = predict.main(["--model", str(folder), "--file", str(files["test"]), "--at_least", "0.9", "--json"])
+    sure = predict.main(["--model", str(folder), "--file", files["test"], "--at_least", "0.9", "--json"])
     assert all(p >= 0.9 for answer in sure for p in answer["probability"])
 
 
 def test_a_trained_model_is_evaluated_as_it_was_trained(trained, tiny, files, tmp_path):
     """With its own thresholds, on a file whose rows have one label or none."""
     folder, results = trained
-    again = ("--do_train", "false", "--validation_file", files["validation"], "--test_file", files["test"])
-    assert run(folder, tmp_path / "again", *again) == pytest.approx(results, rel=1e-4)
-    (tmp_path / "one.csv").write_text("text,label\nthe late order,slow\nthe order was,\n")
-    scores = run(folder, tmp_path / "one", "--do_train", "false", "--test_file", tmp_path / "one.csv")
+    again = f"--do_train false --validation_file {files['validation']} --test_file {files['test']}"
+    assert train(folder, tmp_path / "again", again) == pytest.approx(results, rel=1e-4)
+    one = write(tmp_path / "one.csv", "text,label\nthe late order,slow\nthe order was,\n")
+    scores = train(folder, tmp_path / "one", f"--do_train false --test_file {one}")
     assert "test_micro_f1" in scores and [row["label"] for row in rows_of(tmp_path / "one")] == [["slow"], []]
 
 

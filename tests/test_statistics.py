@@ -19,6 +19,7 @@ from recipes.tools.statistics import (
     mcnemar,
     number_row_scores,
 )
+from tests.conftest import write
 
 NAMES = ("accuracy", "f1", "macro_f1", "matthews_correlation")
 LABELS = ["no", "yes", "maybe"]
@@ -119,69 +120,68 @@ def test_mcnemar_by_hand():
     assert mcnemar([True, False], [True, False]) == (0, 0, 1.0)
 
 
-def save_run(folder, rows, results, id2label=("no", "yes"), status="finished", arguments=(), data=()):
+def save_run(folder, rows, status="finished", arguments=(), data=(), **results):
     folder.mkdir()
-    arguments = {"model_name_or_path": "bert-base-cased", **dict(arguments)}
-    data = {"labels": list(id2label), **dict(data)}
-    record = {"status": status, "results": results, "arguments": arguments, "data": data}
-    (folder / "run.json").write_text(json.dumps(record))
-    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = {
+        "status": status,
+        "results": {f"eval_{name}": value for name, value in results.items()},
+        "arguments": {"model_name_or_path": "bert-base-cased", **dict(arguments)},
+        "data": {"labels": LABELS[:2], **dict(data)},
+    }
+    write(folder / "run.json", json.dumps(record))
+    write(folder / "predictions.jsonl", [{"text": str(i), **row} for i, row in enumerate(rows)])
     return str(folder)
+
+
+def compared(*runs):
+    """The scores in the table of a comparison."""
+    return [line.split()[0] for line in compare(*runs).splitlines() if line.count(".") >= 5]
 
 
 def test_two_runs_are_compared_in_a_sentence(tmp_path):
     worse, *_ = label_rows(400, 0.3)
-    worse = [{"text": str(i), **row} for i, row in enumerate(worse)]
     better = [{**row, "predicted": row["label"]} if i % 5 else row for i, row in enumerate(worse)]
-    results = {"eval_accuracy": 0.5, "eval_f1": 0.5, "eval_loss": 1.0}
-    a, b = save_run(tmp_path / "a", worse, results), save_run(tmp_path / "b", better, results)
+    results = {"accuracy": 0.5, "f1": 0.5, "loss": 1.0}
+    a, b = save_run(tmp_path / "a", worse, **results), save_run(tmp_path / "b", better, **results)
     text = compare(a, b)
     assert "400 rows, one seed each" in text and "Right in A alone: 0" in text and "under 0.01 %" in text
     assert "B is better" in text and "A is better" in compare(b, a)
     assert "A and B cannot be told apart on 400 rows." in compare(a, a)
-    columns = [line.split()[0] for line in text.splitlines() if line.count(".") >= 5]
-    assert columns == ["accuracy", "f1"]  # what the runs reported, nothing else
-    with pytest.raises(InputError, match="answered different rows \\(400 and 399\\)"):
-        compare(a, save_run(tmp_path / "c", better[1:], results))
-    with pytest.raises(InputError, match="is not finished"):
-        compare(a, save_run(tmp_path / "d", better, results, status="running"))
-    with pytest.raises(InputError, match="holds no run"):
-        compare(a, str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match="no gold answers"):
-        compare(a, save_run(tmp_path / "e", [{"text": "x", "predicted": "no"}], results))
+    assert compared(a, b) == ["accuracy", "f1"]  # what the runs reported, nothing else
+    for message, other in (
+        (r"answered different rows \(400 and 399\)", save_run(tmp_path / "c", better[1:], **results)),
+        ("is not finished", save_run(tmp_path / "d", better, status="running", **results)),
+        ("holds no run", str(tmp_path / "nowhere")),
+        ("no gold answers", save_run(tmp_path / "e", [{"predicted": "no"}], **results)),
+    ):
+        with pytest.raises(InputError, match=message):
+            compare(a, other)
 
 
 def test_runs_of_other_metrics_are_compared_by_what_is_common_to_both(tmp_path):
     rows, *_ = label_rows(40, 0.3)
-    rows = [{"text": str(i), **row} for i, row in enumerate(rows)]
-    a = save_run(tmp_path / "a", rows, {"eval_accuracy": 0.5, "eval_f1": 0.5})
-    b = save_run(tmp_path / "b", rows, {"eval_macro_f1": 0.5, "eval_accuracy": 0.5})
-    c = save_run(tmp_path / "c", rows, {"eval_matthews_correlation": 0.5})
-    columns = [line.split()[0] for line in compare(a, b).splitlines() if line.count(".") >= 5]
-    assert columns == ["accuracy"]
+    a = save_run(tmp_path / "a", rows, accuracy=0.5, f1=0.5)
+    assert compared(a, save_run(tmp_path / "b", rows, macro_f1=0.5, accuracy=0.5)) == ["accuracy"]
     with pytest.raises(InputError, match="matthews_correlation; no score is common to both"):
-        compare(a, c)
+        compare(a, save_run(tmp_path / "c", rows, matthews_correlation=0.5))
 
 
 def test_where_test_labels_are_withheld_validation_is_compared(tmp_path):
     """As in GLUE's test splits on the Hub; the report does the same."""
     rows, *_ = label_rows(40, 0.3)
-    rows = [{"text": str(i), **row} for i, row in enumerate(rows)]
-    folder = save_run(tmp_path / "a", [{"text": "x", "predicted": "no"}], {"eval_accuracy": 0.5})
-    (tmp_path / "a" / "validation_predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = save_run(tmp_path / "a", [{"predicted": "no"}], accuracy=0.5)
+    write(tmp_path / "a" / "validation_predictions.jsonl", [{"text": str(i), **row} for i, row in enumerate(rows)])
     assert "40 rows" in compare(folder, folder)
 
 
 def test_rows_that_a_run_or_its_start_was_trained_on_are_a_warning(tmp_path):
     rows, *_ = label_rows(40, 0.3)
-    rows = [{"text": f"review {i}", **row} for i, row in enumerate(rows)]
-    results, train = {"eval_accuracy": 0.5}, tmp_path / "train.csv"
     # Of the 40 rows 10 are in the file that the start was trained on, of which it held out 2 for itself.
-    train.write_text("body,label\n" + "".join(f"review {i},no\n" for i in range(10)))
-    start = save_run(tmp_path / "start", rows[:2], results, arguments={"train_file": str(train)})
-    fresh = save_run(tmp_path / "fresh", rows, results)
-    tuned = save_run(tmp_path / "tuned", rows, results, arguments={"model_name_or_path": start})
-    leaky = save_run(tmp_path / "leaky", rows, results, data={"splits": {"validation": {"in_train": 5}}})
+    train = write(tmp_path / "train.csv", "body,label\n" + "".join(f"{i},no\n" for i in range(10)))
+    start = save_run(tmp_path / "start", rows[:2], accuracy=0.5, arguments={"train_file": train})
+    fresh = save_run(tmp_path / "fresh", rows, accuracy=0.5)
+    tuned = save_run(tmp_path / "tuned", rows, accuracy=0.5, arguments={"model_name_or_path": start})
+    leaky = save_run(tmp_path / "leaky", rows, accuracy=0.5, data={"splits": {"validation": {"in_train": 5}}})
     assert f"Warning: {tuned} starts from {start}, which was trained on 8 of these 40 rows." in compare(fresh, tuned)
     assert f"Warning: 5 rows of validation stand in the training data of {leaky} as well." in compare(leaky, fresh)
     assert "Warning" not in compare(fresh, fresh)
@@ -194,13 +194,9 @@ def test_compare_without_runs_says_what_to_give(monkeypatch):
 
 
 def test_scores_without_right_or_wrong_go_by_the_interval(tmp_path):
-    x = np.random.default_rng(0).normal(size=200)
-    noise = np.random.default_rng(1).normal(size=200)
+    x, noise = (np.random.default_rng(seed).normal(size=200) for seed in (0, 1))
     runs = []
     for name, scale in (("a", 2.0), ("b", 0.1)):
-        rows = [
-            {"text": str(i), "label": str(v), "predicted": v + scale * n}
-            for i, (v, n) in enumerate(zip(x, noise, strict=True))
-        ]
-        runs.append(save_run(tmp_path / name, rows, {"eval_pearson": 0.5}))
+        rows = [{"label": str(v), "predicted": v + scale * n} for v, n in zip(x, noise, strict=True)]
+        runs.append(save_run(tmp_path / name, rows, pearson=0.5))
     assert compare(*runs).endswith("B is better: the 95 % interval of the difference in pearson leaves out 0.")

@@ -14,7 +14,7 @@ import torch
 from common.errors import InputError
 from common.runs import read_record
 from recipes.tools import runner, sweep
-from tests.conftest import ROOT
+from tests.conftest import ENDINGS, ROOT, SAMPLES, flags_of, read_lines, write
 
 # Writes its process id; on SIGTERM it saves, as a recipe does.
 SLOW = """
@@ -126,15 +126,15 @@ def fake_jobs(monkeypatch, commands, fails=()):
 
 def leave_run(folder, value):
     rate = float(value.get("--learning_rate", 0.1))
-    rows = [json.loads(line) for line in Path(value["--validation_file"]).read_text().splitlines()]
+    rows = read_lines(Path(value["--validation_file"]))
     for row in rows:
         row["predicted"] = "yes" if "y" in row["text"] else "no"
         row["label_probability"] = 0.5 + rate if row["predicted"] == row["label"] else 0.5 - rate
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write(folder / "predictions.jsonl", rows)
     record = {"status": "finished", "results": {"eval_accuracy": 0.5 + rate}, "arguments": {}}
     record["data"] = {"labels": ["no", "yes"], "splits": {"train": {"classes": {"no": 3, "yes": 2}}}}
-    (folder / "run.json").write_text(json.dumps(record))
+    write(folder / "run.json", json.dumps(record))
 
 
 @pytest.fixture
@@ -142,25 +142,25 @@ def train_file(tmp_path):
     """40 rows in columns of the user's own; the label of line 9 is wrong."""
     rows = [(f"a {'y' if i % 2 else 'n'} {i}", "yes" if i % 2 else "no") for i in range(40)]
     rows[7] = (rows[7][0], "no")
-    path = tmp_path / "train.csv"
-    path.write_text("body,stars\n" + "".join(f"{text},{label}\n" for text, label in rows))
-    return str(path)
+    return write(tmp_path / "train.csv", "body,stars\n" + "".join(f"{text},{label}\n" for text, label in rows))
 
 
-def test_folds_give_every_row_an_answer_and_the_wrong_label_comes_first(
-    train_file, tiny_bert, tmp_path, monkeypatch, capsys
-):
+@pytest.fixture
+def sweep_flags(train_file, tiny_bert, tmp_path):
+    flags = f"text_classification --train_file {train_file} --text_columns body --label_column stars"
+    return f"{flags} --model_name_or_path {tiny_bert} --output_dir {tmp_path}/sweep"
+
+
+def test_folds_give_every_row_an_answer_and_the_wrong_label_comes_first(sweep_flags, tmp_path, monkeypatch, capsys):
     commands, folder = [], tmp_path / "sweep"
     fake_jobs(monkeypatch, commands)
-    flags = ["--train_file", train_file, "--text_columns", "body", "--label_column", "stars", "--learning_rates", "0.1"]
-    flags += ["0.3", "--folds", "4", "--seeds", "1", "2", "--model_name_or_path", tiny_bert]
-    argv = ["text_classification", *flags, "--output_dir", str(folder)]
+    argv = flags_of(sweep_flags, "--learning_rates 0.1 0.3 --folds 4 --seeds 1 2")
     results = sweep.main(argv)
     assert len(commands) == 2 * 2 * 4 and [result["mean"] for result in results] == [0.8, 0.6]
-    answered = [json.loads(line) for line in (folder / "out_of_fold.jsonl").read_text().splitlines()]
+    answered = read_lines(folder / "out_of_fold.jsonl")
     assert [row["place"] for row in answered] == [f"line {i + 2}" for i in range(40)]
     assert all(row["predicted"] in ("yes", "no") for row in answered)
-    suspects = [json.loads(line) for line in (folder / "suspects.jsonl").read_text().splitlines()]
+    suspects = read_lines(folder / "suspects.jsonl")
     assert len(suspects) == 40 and suspects[0]["place"] == "line 9"
     assert (suspects[0]["belief"], suspects[0]["given"], suspects[0]["answer"]) == (0.2, "no", "yes")
     low, high = results[0]["interval"]
@@ -178,9 +178,8 @@ def test_folds_give_every_row_an_answer_and_the_wrong_label_comes_first(
     assert capsys.readouterr().out.count("finished before") == 16
 
 
-def test_failed_runs_are_named_and_do_not_replace_a_whole_table(train_file, tiny_bert, tmp_path, monkeypatch, capsys):
-    argv = ["text_classification", "--train_file", train_file, "--text_columns", "body", "--label_column", "stars"]
-    argv += ["--folds", "2", "--model_name_or_path", tiny_bert, "--output_dir", str(tmp_path / "sweep")]
+def test_failed_runs_are_named_and_do_not_replace_a_whole_table(sweep_flags, tmp_path, monkeypatch, capsys):
+    argv = flags_of(sweep_flags, folds=2)
     fake_jobs(monkeypatch, [])
     sweep.main(argv)
     whole = (tmp_path / "sweep" / "sweep.md").read_text()
@@ -215,16 +214,15 @@ def test_a_sentence_is_believed_as_far_as_its_least_believed_word():
 @pytest.mark.slow
 def test_a_sweep_with_folds_of_each_recipe(tmp_path, tiny_bert):
     """Runs themselves, on the samples: the files of the folds are what the recipes read, and nothing runs twice."""
-    for recipe, ending in (("ner", "conll"), ("nli", "csv"), ("qa", "json"), ("text_classification", "csv")):
+    for recipe, ending in ENDINGS.items():
         folder = tmp_path / recipe
-        argv = [recipe, "--model_name_or_path", tiny_bert, "--folds", "2", "--max_train_samples", "60"]
-        argv += ["--train_file", str(ROOT / "recipes" / "samples" / recipe / f"train.{ending}"), "--max_steps", "2"]
-        argv += ["--max_seq_length", "48", "--bf16", "false", "--output_dir", str(folder), "--jobs", "2"]
-        sweep.main(argv)
+        argv = f"{recipe} --model_name_or_path {tiny_bert} --train_file {SAMPLES / recipe}/train.{ending} --folds 2"
+        argv += f" --max_train_samples 60 --max_steps 2 --max_seq_length 48 --bf16 false --output_dir {folder} --jobs 2"
+        sweep.main(argv.split())
         began = [read_record(path)["started_at"] for path in sorted(folder.glob("seed1-*of2"))]
-        answered = [json.loads(line) for line in (folder / "out_of_fold.jsonl").read_text().splitlines()]
+        answered = read_lines(folder / "out_of_fold.jsonl")
         assert len(answered) == 60 and all("predicted" in row for row in answered)
         assert (folder / "suspects.jsonl").exists() == (recipe != "qa")
         if recipe == "ner":
-            sweep.main(argv)
+            sweep.main(argv.split())
         assert began == [read_record(path)["started_at"] for path in sorted(folder.glob("seed1-*of2"))]

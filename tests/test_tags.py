@@ -5,24 +5,22 @@ from hypothesis import strategies as st
 from common.metrics import entities
 from common.words import detect_scheme, spans_to_tags, split_words, to_bio
 
-BIO = ["B-PER", "B-PER", "I-PER", "O", "B-LOC", "B-PER"]
-SAME_IN = {
-    "IOB1": ["I-PER", "B-PER", "I-PER", "O", "I-LOC", "I-PER"],
-    "BIOES": ["S-PER", "B-PER", "E-PER", "O", "S-LOC", "S-PER"],
-    "BIO": BIO,
-}
+BIO = ["B-PER", "B-PER", "I-PER", "I-PER", "O", "B-LOC", "B-PER"]
 
 
-@pytest.mark.parametrize("scheme", SAME_IN)
-def test_every_scheme_is_recognised_and_becomes_the_same_bio(scheme):
-    assert detect_scheme([SAME_IN[scheme]]) == scheme
-    assert to_bio(SAME_IN[scheme], scheme) == (BIO, None)
-
-
-def test_bilou_is_bioes_by_other_letters():
-    for tags in (["U-PER", "B-LOC", "I-LOC", "L-LOC"], ["S-PER", "B-LOC", "M-LOC", "E-LOC"]):
-        assert detect_scheme([tags]) == "BIOES"
-        assert to_bio(tags, "BIOES") == (["B-PER", "B-LOC", "I-LOC", "I-LOC"], None)
+@pytest.mark.parametrize(
+    ("tags", "scheme"),
+    [
+        ("B-PER B-PER I-PER I-PER O B-LOC B-PER", "BIO"),
+        ("I-PER B-PER I-PER I-PER O I-LOC I-PER", "IOB1"),
+        ("S-PER B-PER I-PER E-PER O S-LOC S-PER", "BIOES"),
+        ("U-PER B-PER I-PER L-PER O U-LOC U-PER", "BIOES"),  # BILOU
+        ("S-PER B-PER M-PER E-PER O S-LOC S-PER", "BIOES"),  # BMES
+    ],
+)
+def test_every_scheme_is_recognised_and_becomes_the_same_bio(tags, scheme):
+    assert detect_scheme([tags.split()]) == scheme
+    assert to_bio(tags.split(), scheme) == (BIO, None)
 
 
 @pytest.mark.parametrize(
@@ -76,18 +74,15 @@ def test_words_cover_every_visible_character_once(text):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("Paris,London", ["Paris", ",", "London"]),
-        ("Obama.He left", ["Obama", ".", "He", "left"]),
-        ("Oslo-Bern on amazon.com", ["Oslo-Bern", "on", "amazon.com"]),
-        (
-            "Lima/Riga, 12,400 at 10:30 in the U.S.",
-            ["Lima", "/", "Riga", ",", "12,400", "at", "10:30", "in", "the", "U.S."],
-        ),
-        ("don't e.g. 3.5% A.B", ["don't", "e.g.", "3.5", "%", "A", ".", "B"]),
+        ("Paris,London", "Paris , London"),
+        ("Obama.He left", "Obama . He left"),
+        ("Oslo-Bern on amazon.com", "Oslo-Bern on amazon.com"),
+        ("Lima/Riga, 12,400 at 10:30 in the U.S.", "Lima / Riga , 12,400 at 10:30 in the U.S."),
+        ("don't e.g. 3.5% A.B", "don't e.g. 3.5 % A . B"),
     ],
 )
 def test_words_of_raw_text(text, words):
-    assert [text[start:end] for start, end in split_words(text)] == words
+    assert [text[start:end] for start, end in split_words(text)] == words.split()
 
 
 @pytest.mark.parametrize(
@@ -102,11 +97,3 @@ def test_words_of_raw_text(text, words):
 def test_words_part_at_the_ends_of_spans(text, spans, tagged):
     words, tags = spans_to_tags(text, spans)
     assert " ".join(f"{text[a:b]}/{tag}" for (a, b), tag in zip(words, tags, strict=True)) == tagged
-
-
-@pytest.mark.parametrize(
-    ("spans", "message"), [([(0, 7, "ORG"), (4, 7, "LOC")], "overlaps"), ([(3, 4, "LOC")], "holds no word")]
-)
-def test_spans_that_cannot_be_tags_are_refused(spans, message):
-    with pytest.raises(ValueError, match=message):
-        spans_to_tags("New York", spans)

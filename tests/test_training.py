@@ -1,3 +1,5 @@
+"""What the recipes' Trainer does: losses, batches, numbers that are not finite, precision, frozen layers."""
+
 import itertools
 import json
 import math
@@ -6,10 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
+from accelerate.data_loader import SeedableRandomSampler
 from datasets import Dataset
 from torch.utils.data import BatchSampler
-from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    DataCollatorForTokenClassification,
+    Trainer,
+    TrainingArguments,
+)
 
 from common import arguments, training
 from common.errors import InputError
@@ -23,6 +31,18 @@ from common.training import (
     with_empty_batches,
 )
 from recipes import ner
+
+
+def build(trainer_class, folder, model, rows=None, options=None, **flags):
+    """A Trainer on the CPU that saves nothing and prints nothing, unless `flags` say so."""
+    fixed = dict(use_cpu=True, disable_tqdm=True, report_to=[], save_strategy="no", logging_nan_inf_filter=False)
+    return trainer_class(
+        model=model, args=TrainingArguments(folder, **fixed | flags), train_dataset=rows, **options or {}
+    )
+
+
+def numbered(count):
+    return Dataset.from_dict({"input_ids": [[i] for i in range(count)], "labels": [0] * count})
 
 
 def rows(count=24, labels=3):
@@ -43,26 +63,14 @@ def rows(count=24, labels=3):
     )
 
 
-def first_step(folder, model_folder, per_device, accumulation, loss):
-    from transformers import AutoTokenizer
-
+def first_step(folder, model_folder, per_device, accumulation, loss, trainer_class=RecipeTrainer):
+    """Loss and norm of the gradient of the first step."""
     torch.manual_seed(0)
     model = AutoModelForTokenClassification.from_pretrained(model_folder, num_labels=3)
-    args = TrainingArguments(
-        folder,
-        per_device_train_batch_size=per_device,
-        gradient_accumulation_steps=accumulation,
-        max_steps=1,
-        logging_steps=1,
-        max_grad_norm=1e9,
-        use_cpu=True,
-        disable_tqdm=True,
-        save_strategy="no",
-    )
     collator = DataCollatorForTokenClassification(AutoTokenizer.from_pretrained(model_folder))
-    trainer = RecipeTrainer(
-        model=model, args=args, train_dataset=rows(), data_collator=collator, compute_loss_func=loss
-    )
+    sizes = dict(per_device_train_batch_size=per_device, gradient_accumulation_steps=accumulation, max_steps=1)
+    options = dict(data_collator=collator, compute_loss_func=loss)
+    trainer = build(trainer_class, folder, model, rows(), options, **sizes, logging_steps=1, max_grad_norm=1e9)
     trainer.train()
     logged = trainer.state.log_history[0]
     return logged["loss"], logged["grad_norm"]
@@ -72,13 +80,6 @@ def test_batch_8_equals_2_times_4_in_loss_and_gradient(tmp_path, tiny_bert_witho
     whole = first_step(tmp_path / "a", tiny_bert_without_dropout, 8, 1, cross_entropy_loss())
     parts = first_step(tmp_path / "b", tiny_bert_without_dropout, 2, 4, cross_entropy_loss())
     assert parts == pytest.approx(whole, rel=1e-4)
-
-
-def test_the_defect_that_the_loss_mends_is_still_there(tmp_path, tiny_bert_without_dropout):
-    """If this fails the stock loss is right, and `cross_entropy_loss` is needed for class weights only."""
-    whole = first_step(tmp_path / "a", tiny_bert_without_dropout, 8, 1, None)
-    parts = first_step(tmp_path / "b", tiny_bert_without_dropout, 2, 4, None)
-    assert parts[0] > 3 * whole[0]
 
 
 def test_the_loss_by_hand():
@@ -146,40 +147,6 @@ def test_a_run_keeps_the_precision_that_it_began_with(monkeypatch, tmp_path):
     assert not precision(0.5)
 
 
-def test_a_flag_overrules_the_choice_of_precision(monkeypatch, tmp_path):
-    monkeypatch.setattr(training, "cpu_bf16_speedup", lambda: 5.0)
-    monkeypatch.setattr(arguments, "go_offline_without_hub", lambda *names: None)
-
-    def parse(*flags):
-        argv = ["--use_cpu", "true", *flags]
-        return arguments.parse_arguments(ner.Arguments, ner.DEFAULTS, argv, ner.__file__)[1]
-
-    assert parse().bf16 and not parse("--bf16", "false").bf16
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--learnin_rate", "1"], "did you mean --learning_rate"),
-        (["--learning_rate", "fast"], "invalid float"),
-        (["--train"], "unknown flag --train"),
-        (["--fp16", "true", "--bf16", "true"], "fp16 and bf16"),
-        (["--train_sampling_strategy", "group_by_length"], "trains worse, .*; drop it"),
-        (["--train_sampling_strategy", "batch_rebalance"], "trains worse, .*; drop it"),
-    ],
-)
-def test_flags_fail_in_one_line(flags, message):
-    with pytest.raises(InputError, match=message):
-        arguments.parse_arguments(ner.Arguments, ner.DEFAULTS, flags, ner.__file__)
-
-
-def test_help_of_every_flag_can_be_shown(capsys):
-    with pytest.raises(SystemExit):
-        arguments.parse_arguments(ner.Arguments, ner.DEFAULTS, ["--help"], ner.__file__)
-    text = capsys.readouterr().out
-    assert text.index("--model_name_or_path") < text.index("--per_device_train_batch_size")
-
-
 @pytest.mark.parametrize(
     ("what", "trained"),
     [
@@ -197,12 +164,6 @@ def test_freeze(tiny_bert, what, trained):
     assert {part for n, p in model.named_parameters() if p.requires_grad for part in parts if part in n} == trained
 
 
-@pytest.mark.parametrize("what", ["3", "head", "-1"])
-def test_freeze_refuses_what_is_not_there(tiny_bert, what):
-    with pytest.raises(InputError, match="--freeze"):
-        freeze(AutoModelForTokenClassification.from_pretrained(tiny_bert), what)
-
-
 class Exhausted(torch.nn.Module):
     """A model that the device has no memory for."""
 
@@ -211,8 +172,9 @@ class Exhausted(torch.nn.Module):
 
 
 def test_exhausted_memory_is_one_line_with_the_flags_that_keep_the_effective_batch(tmp_path, monkeypatch):
-    args = TrainingArguments(tmp_path, use_cpu=True, gradient_accumulation_steps=2, per_device_train_batch_size=8)
-    trainer = RecipeTrainer(model=torch.nn.Linear(1, 1), args=args, train_dataset=rows())
+    sizes = dict(gradient_accumulation_steps=2, per_device_train_batch_size=8)
+    trainer = build(RecipeTrainer, tmp_path, torch.nn.Linear(1, 1), rows(), **sizes)
+    args = trainer.args
     batch = {"input_ids": torch.ones(8, 40, dtype=torch.long), "labels": torch.ones(8, 40, dtype=torch.long)}
     message = "with 8 rows of 40 tokens .* --per_device_train_batch_size 4 --gradient_accumulation_steps 4"
     with pytest.raises(InputError, match=message):
@@ -239,26 +201,16 @@ class Exploding(torch.nn.Module):
         return {"loss": (self.weight * input_ids.float().mean() * factor).sum()}
 
 
-def exploding_trainer(folder, **flags):
-    data = Dataset.from_dict({"input_ids": [[i] for i in range(16)], "labels": [0] * 16})
-    args = TrainingArguments(
-        folder,
-        use_cpu=True,
-        per_device_train_batch_size=4,
-        num_train_epochs=1,
-        disable_tqdm=True,
-        report_to=[],
-        logging_nan_inf_filter=False,
-        **flags,
-    )
-    return RecipeTrainer(model=Exploding(), args=args, train_dataset=data)
+def exploding(folder, trainer_class=RecipeTrainer, **flags):
+    flags = dict(per_device_train_batch_size=4, num_train_epochs=1) | flags
+    return build(trainer_class, folder, Exploding(), numbered(16), **flags)
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
 @pytest.mark.parametrize("logging_steps", [1, 100])
 def test_numbers_that_are_not_finite_stop_the_run_before_they_are_saved(tmp_path, max_grad_norm, logging_steps):
     flags = {"save_steps": 1, "save_strategy": "steps", "logging_steps": logging_steps}
-    trainer = exploding_trainer(tmp_path, max_grad_norm=max_grad_norm, **flags)
+    trainer = exploding(tmp_path, max_grad_norm=max_grad_norm, **flags)
     with pytest.raises(
         InputError, match=r"became NaN or infinite .*\(learning rate .*\); what usually helps: a low"
     ) as e:
@@ -270,21 +222,13 @@ def test_numbers_that_are_not_finite_stop_the_run_before_they_are_saved(tmp_path
 
 
 def test_a_loss_that_is_not_finite_stops_a_run_that_never_saves(tmp_path):
-    trainer = exploding_trainer(tmp_path, save_strategy="no", logging_steps=2)
+    trainer = exploding(tmp_path, save_strategy="no", logging_steps=2)
     with pytest.raises(InputError, match=r"loss or gradient became NaN or infinite between step (1 and 2|3 and 4)"):
         trainer.train()
 
 
-def test_the_defect_that_the_callback_mends_is_still_there(tmp_path):
-    """If this fails the stock Trainer stops by itself, and `FiniteNumbers` can go."""
-    trainer = exploding_trainer(tmp_path, save_steps=4, save_strategy="steps")
-    stock = Trainer(model=trainer.model, args=trainer.args, train_dataset=trainer.train_dataset)
-    stock.train()
-    assert stock.model.weight.isnan() and (tmp_path / "checkpoint-4").exists()
-
-
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
-    trainer = exploding_trainer(tmp_path)
+    trainer = exploding(tmp_path)
     trainer.model.weight.data.fill_(float("nan"))
     with pytest.raises(InputError, match="the weights became NaN or infinite by step 0"):
         trainer.save_model(str(tmp_path / "model"))
@@ -304,7 +248,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(tmp_path, monk
         stock(self, folder)
 
     monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", full)
-    trainer = exploding_trainer(tmp_path, save_steps=1, save_strategy="steps")
+    trainer = exploding(tmp_path, save_steps=1, save_strategy="steps")
     trainer.train_dataset = trainer.train_dataset.filter(lambda row: row["input_ids"] != [5])
     with pytest.raises(InputError, match="no space left on the device; free some and repeat"):
         trainer.train()
@@ -313,7 +257,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(tmp_path, monk
 
 def test_a_full_disk_removes_nothing_that_was_there(tmp_path, monkeypatch):
     """`save_model` into a folder that holds checkpoints, as a copied recipe may call it."""
-    trainer = exploding_trainer(tmp_path)
+    trainer = exploding(tmp_path)
     (tmp_path / "checkpoint-3").mkdir()
     (tmp_path / "checkpoint-3" / "model.safetensors").write_text("of hours")
 
@@ -342,27 +286,19 @@ class Recording(torch.nn.Module):
         return {"loss": (self.weight * input_ids.float()).mean()}
 
 
-def rows_of_an_epoch(folder, trainer_class=RecipeTrainer, seed=3, **flags):
-    data = Dataset.from_dict({"input_ids": [[i] for i in range(21)], "labels": [0] * 21})
-    args = TrainingArguments(
-        folder,
-        use_cpu=True,
-        per_device_train_batch_size=8,
-        save_strategy="no",
-        disable_tqdm=True,
-        report_to=[],
-        seed=seed,
-    )
-    trainer = trainer_class(model=Recording(), args=args, train_dataset=data, **flags)
+def rows_read(folder, trainer_class=RecipeTrainer, seed=3, per_device_train_batch_size=8, **flags):
+    """The rows of each batch of a run on 21 rows."""
+    flags |= dict(seed=seed, per_device_train_batch_size=per_device_train_batch_size)
+    trainer = build(trainer_class, folder, Recording(), numbered(21), **flags)
     trainer.train()
     return trainer.model.rows
 
 
 def test_every_row_is_read_once_an_epoch_in_an_order_of_seed_and_epoch(tmp_path):
-    rows = rows_of_an_epoch(tmp_path)
+    rows = rows_read(tmp_path)
     epochs = [list(itertools.chain(*rows[i : i + 3])) for i in (0, 3, 6)]
     assert all(sorted(epoch) == list(range(21)) for epoch in epochs) and epochs[0] != epochs[1] != epochs[2]
-    assert rows_of_an_epoch(tmp_path) == rows != rows_of_an_epoch(tmp_path, seed=4)
+    assert rows_read(tmp_path) == rows != rows_read(tmp_path, seed=4)
 
 
 @pytest.mark.parametrize(("processes", "steps"), [(1, 1), (2, 1), (2, 4), (4, 2), (8, 1), (3, 5)])
@@ -388,55 +324,11 @@ def test_processes_share_the_batches_of_one(processes, steps, count):
 
 def test_several_processes_share_the_order_that_one_has(tmp_path):
     """What the stock loader of one process reads is the order that `get_train_dataloader` hands to several."""
-    rows = rows_of_an_epoch(tmp_path)
+    rows = rows_read(tmp_path)
     order = SeedableRandomSampler(range(21), data_seed=3)
     for epoch in range(3):
         order.set_epoch(epoch)
         assert list(order) == list(itertools.chain(*rows[3 * epoch : 3 * epoch + 3]))
-
-
-def test_the_defect_that_shared_batches_mend_is_still_there():
-    """If this fails Accelerate's loader gives several processes every row once, and `SharedBatches` can go."""
-    total = BatchSampler(range(9), 8, drop_last=False)
-    shares = [BatchSamplerShard(total, 2, process, split_batches=True) for process in (0, 1)]
-    read = [row for share in shares for batch in share for row in batch]
-    assert len(read) == 16 and len(set(read)) == 9
-    uneven = [BatchSamplerShard(total, 2, process, split_batches=True, even_batches=False) for process in (0, 1)]
-    assert [len(list(share)) for share in uneven] == [2, 1]  # the second process would leave the first waiting
-
-
-def test_the_defect_that_makes_grouping_refused_is_still_there(tmp_path):
-    """If this fails, predictions come out in the order of the rows although lengths are grouped."""
-    data = Dataset.from_dict({"input_ids": [[i] * (1 + i % 3) for i in range(9)], "labels": [0] * 9})
-    args = TrainingArguments(tmp_path, use_cpu=True, train_sampling_strategy="group_by_length", report_to=[])
-    loader = Trainer(model=Recording(), args=args).get_eval_dataloader(
-        data.add_column("length", [1 + i % 3 for i in range(9)])
-    )
-    assert list(loader.batch_sampler.sampler) != list(range(9))
-
-
-def test_the_defect_that_evaluate_mends_is_still_there(tmp_path):
-    """If this fails the stock evaluation draws no random number, and `RecipeTrainer.evaluate` can go."""
-    data = Dataset.from_dict({"input_ids": [[i] for i in range(4)], "labels": [0] * 4})
-    args = TrainingArguments(tmp_path, use_cpu=True, report_to=[], disable_tqdm=True)
-    changed = []
-    for trainer_class in (Trainer, RecipeTrainer):
-        trainer = trainer_class(model=Recording(), args=args, eval_dataset=data)
-        before = torch.random.get_rng_state()
-        trainer.evaluate()
-        changed.append(not torch.equal(before, torch.random.get_rng_state()))
-    assert changed == [True, False]
-
-
-def test_what_is_private_in_the_libraries_and_used_here_is_there(tmp_path, tiny_bert):
-    """In one place, so that a new version of a library breaks here first."""
-    model = AutoModelForTokenClassification.from_pretrained(tiny_bert)
-    args = TrainingArguments(tmp_path, use_cpu=True, report_to=[])
-    assert isinstance(model._supports_attention_backend, bool) and model.config._attn_implementation
-    assert args.n_gpu == args._n_gpu
-    for name in ("_remove_unused_columns", "_finish_current_push"):
-        assert callable(getattr(Trainer, name))
-    assert Dataset.from_dict({"a": [1]})._fingerprint
 
 
 def test_steps_skipped_by_the_fp16_scaler_are_an_error_when_there_are_many(tmp_path):
@@ -452,42 +344,25 @@ def test_steps_skipped_by_the_fp16_scaler_are_an_error_when_there_are_many(tmp_p
 
 
 def test_weights_that_are_not_finite_are_not_evaluated_either(tmp_path):
-    trainer = exploding_trainer(tmp_path, save_strategy="no", logging_strategy="no")
+    trainer = exploding(tmp_path, save_strategy="no", logging_strategy="no")
     with pytest.raises(InputError, match="the weights became NaN or infinite by step 4"):
         trainer.train()
     with pytest.raises(InputError, match="the weights became NaN"):
         trainer.evaluate(trainer.train_dataset)
 
 
-def test_an_incomplete_total_batch_is_dropped_alike_with_any_accumulation(tmp_path):
-    """Of 21 rows in total batches of 8, five are dropped; stock accumulation would drop one of them alone."""
-    data = Dataset.from_dict({"input_ids": [[i] for i in range(21)], "labels": [0] * 21})
-    for batch, steps in ((8, 1), (2, 4)):
-        args = TrainingArguments(
-            tmp_path,
-            use_cpu=True,
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=steps,
-            num_train_epochs=1,
-            dataloader_drop_last=True,
-            save_strategy="no",
-            disable_tqdm=True,
-            report_to=[],
-        )
-        trainer = RecipeTrainer(model=Recording(), args=args, train_dataset=data)
-        trainer.train()
-        assert trainer.state.global_step == 2
-        assert len(list(itertools.chain(*trainer.model.rows))) == 16
+@pytest.mark.parametrize(("batch", "steps"), [(8, 1), (2, 4)])
+def test_an_incomplete_total_batch_is_dropped_alike_with_any_accumulation(tmp_path, batch, steps):
+    sizes = dict(per_device_train_batch_size=batch, gradient_accumulation_steps=steps, num_train_epochs=1)
+    read = rows_read(tmp_path, dataloader_drop_last=True, **sizes)
+    assert len(read) == 2 * steps and len(set(itertools.chain(*read))) == 16
 
 
 @pytest.mark.parametrize("loss", [None, lambda outputs, labels, num_items_in_batch=None: outputs["logits"].mean()])
 def test_a_batch_without_rows_moves_nothing_whatever_the_loss(tmp_path, tiny_bert_without_dropout, loss):
     """As a process gets it where an epoch's last total batch is too small for all; -100 may mean nothing to a loss."""
-    from transformers import AutoTokenizer
-
     model = AutoModelForTokenClassification.from_pretrained(tiny_bert_without_dropout, num_labels=3).train()
-    args = TrainingArguments(tmp_path, use_cpu=True, report_to=[])
-    trainer = RecipeTrainer(model=model, args=args, compute_loss_func=loss)
+    trainer = build(RecipeTrainer, tmp_path, model, options={"compute_loss_func": loss})
     collator = DataCollatorForTokenClassification(AutoTokenizer.from_pretrained(tiny_bert_without_dropout))
     trainer.current_gradient_accumulation_steps = 1  # which `train` sets
     batch = with_empty_batches(collator, rows()[0])([])

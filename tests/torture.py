@@ -19,15 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import ROOT, save_tiny_bert
+from tests.conftest import ENDINGS, SAMPLES, save_tiny_bert
 
-SAMPLES = ROOT / "recipes" / "samples"
-FILES = {
-    "text_classification": "validation.csv",
-    "nli": "validation.csv",
-    "ner": "validation.conll",
-    "qa": "validation.json",
-}
 KILLS_AT_MOST = 3  # in a round
 
 
@@ -58,15 +51,14 @@ def start(module: Any, flags: list[str], log: Path) -> int:
 
 
 def result(folder: Path) -> dict[str, bytes]:
-    return {
-        name: (folder / name).read_bytes() for name in ("model.safetensors", "predictions.jsonl", "all_results.json")
-    }
+    names = ("model.safetensors", "predictions.jsonl", "all_results.json")
+    return {name: (folder / name).read_bytes() for name in names}
 
 
 def torture(recipe: str, rounds: int, seed: int, folder: Path) -> dict[str, int]:
     """Counts over all rounds of a recipe: `rounds`, `kills`, `resumes` from a checkpoint, `mismatches`."""
     module = importlib.import_module(f"recipes.{recipe}")
-    sample = SAMPLES / recipe / FILES[recipe]
+    sample = SAMPLES / recipe / f"validation.{ENDINGS[recipe]}"
     model = save_tiny_bert(folder / "model", [sample.read_text(encoding="utf-8")], positions=128)
     flags = f"--model_name_or_path {model} --train_file {sample} --validation_file {sample} --max_train_samples 48 "
     flags += "--max_eval_samples 20 --num_train_epochs 3 --per_device_train_batch_size 8 --learning_rate 1e-3 "
@@ -112,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m tests.torture", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--recipes", nargs="+", choices=[*FILES], default=[*FILES])
+    parser.add_argument("--recipes", nargs="+", choices=[*ENDINGS], default=[*ENDINGS])
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     import torch

@@ -164,8 +164,8 @@ def summarize(setting: tuple[str, ...], of_setting: list[Run]) -> dict[str, Any]
     scores, bases, by_seed = [], [], {}
     for run in of_setting:
         ((metric, value),) = validation_score(run.job).items()
-        folder, record, (rows, _) = run.job.folder, read_run(run.job.folder), read_rows(run.job.folder)
-        base = trivial(rows, "validation", metric, folder, record)
+        record, (rows, _) = read_run(run.job.folder), read_rows(run.job.folder)
+        base = trivial(rows, "validation", metric, record)
         scores.append(value)
         bases += [base[1]] if base else []
         by_seed.setdefault(run.seed, []).extend(rows if run.fold else ())
