@@ -286,7 +286,7 @@ def read_parquet(path: str) -> Iterator[Row]:
                 number += 1
                 yield f"row {number}", with_class_names(row, names)
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path}: no readable Parquet file ({' '.join(str(error).split())[:120]})") from None
+        raise InputError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())[:120]})") from None
 
 
 def class_names(features: "Features") -> dict[str, list[str]]:

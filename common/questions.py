@@ -44,7 +44,7 @@ def question_rows(source: "Source") -> Iterator["Row"]:
 def objects(where: str, name: str, value: Any) -> list[dict[str, Any]]:
     """`value` if it is a list of objects, as `name` must be in SQuAD's nested form."""
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise InputError(f'{where}: "{name}" is no list of objects, as in the JSON of SQuAD')
+        raise InputError(f'{where}: "{name}" is not a list of objects, as in the JSON of SQuAD')
     return value
 
 
@@ -66,7 +66,9 @@ def questions_and_answers(source: "Source") -> Iterator[dict]:
         for name in ("question", "context"):
             if not isinstance(row.get(name), str):
                 kind = type(row[name]).__name__ if name in row else "missing"
-                raise InputError(f'{where}: "{name}" is no text ({kind}); every row needs a question and its context')
+                raise InputError(
+                    f'{where}: "{name}" is not a text ({kind}); every row needs a question and its context'
+                )
         context, note = row["context"], "" if row["context"].strip() else "empty context"
         answers = read_answers(where, row)
         placed = []
@@ -122,7 +124,7 @@ def read_answers(where: str, row: dict[str, Any]) -> list[tuple[str, int]] | Non
             if text == "":  # as some write that there is no answer
                 continue
         elif not re.fullmatch(r"\d+(\.0)?", str(start)):
-            raise InputError(f'{where}: answer_start "{start}" is no whole number from 0')
+            raise InputError(f'{where}: answer_start "{start}" is not a whole number from 0')
         start = int(float(start))
         if not isinstance(text, str) or not text.strip():
             raise InputError(

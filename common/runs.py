@@ -163,7 +163,7 @@ def look_into(run: Run, args: Any, training_args: TrainingArguments) -> None:
         foreign = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
         if foreign:
             raise InputError(
-                f"{folder}: holds {foreign[0]} but no {RUN_FILE}, so it is no run; choose another --output_dir"
+                f"{folder}: holds {foreign[0]} but no {RUN_FILE}, so it is not a run; choose another --output_dir"
             )
     elif "identity" not in old:
         raise InputError(f"{folder / RUN_FILE}: is not one of these recipes'; choose another --output_dir")
@@ -418,7 +418,7 @@ def checkpoint_fault(checkpoint: Path) -> str | None:
     try:
         sizes = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return "is no folder" if not checkpoint.is_dir() else "was not written to the end"
+        return "is not a folder" if not checkpoint.is_dir() else "was not written to the end"
     if "scheduler.pt" not in sizes:
         return "holds no state of the optimizer (--save_only_model), so nothing can resume from it"
     for name, size in sizes.items():

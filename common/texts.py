@@ -158,7 +158,7 @@ def label_name(where: str, column: str, value: Any, names: Sequence[str] | None,
     ('yes', 'True')
     """
     if isinstance(value, (list, dict)):
-        raise InputError(f'{where}: "{column}" is a {type(value).__name__}, which is no label')
+        raise InputError(f'{where}: "{column}" is a {type(value).__name__}, which is not a label')
     if value is None or value != value:  # nan differs from itself
         return ""
     text = np.format_float_positional(value, trim="-") if isinstance(value, float) else str(value).strip()
@@ -200,7 +200,7 @@ def is_finite(text: str) -> bool:
 def checked_labels(
     datasets: Any, names: Sequence[str] | None, regression: bool | None, several: bool | None = None
 ) -> tuple[Any, list[str] | None, bool]:
-    """The splits without rows that have no label; the class names in their order, or None where a score is learnt; and
+    """The splits without rows that have no label; the class names in their order, or None where a score is learned; and
     whether a row may have several labels.
 
     Labels are scores where every one is a plain decimal number and at least one has a fraction. Rows may have several,
@@ -229,7 +229,7 @@ def checked_labels(
         regression = names is None and not several and all(map(is_number, values))
         regression = regression and any(float(value) % 1 != 0 for value in values)
         if regression:
-            log.info("Labels are numbers, some with a fraction: a score is learnt (--regression false: classes).")
+            log.info("Labels are numbers, some with a fraction: a score is learned (--regression false: classes).")
     if "train" in datasets and names is None and len(values) < 2 - several:
         what = "score" if regression else "label"
         only = next(iter(values), "empty")
@@ -282,7 +282,7 @@ def check_scores(datasets: Any) -> None:
         for place, label in columns(dataset, "place", "label"):
             where = f"{source_name(dataset, split)}, {place}"
             if label is not None and not is_finite(label):
-                raise InputError(f'{where}: label "{label}" is no number, but a score is learnt')
+                raise InputError(f'{where}: label "{label}" is not a number, but scores are learned')
             if label is not None and float(label) == -100:  # the Trainer's mark of what is not trained on
                 raise InputError(f"{where}: a score of -100 would be passed over in training; shift scores")
 

@@ -466,7 +466,7 @@ def label_loss(
     label_list: Sequence[str] | None, class_weights: torch.Tensor | None, label_smoothing: float, several: bool = False
 ) -> Callable:
     """`cross_entropy_loss`; where a row may have several labels the mean binary cross entropy over rows and labels;
-    where a score is learnt (`label_list` is None) the mean squared error."""
+    where a score is learned (`label_list` is None) the mean squared error."""
 
     def mean_squared_error(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         known = labels != -100  # as everywhere; a score of just that is refused
@@ -690,7 +690,7 @@ def model_label_list(name: str, labels: Sequence[str], is_trained: bool, new_hea
     own = [config.id2label[i] for i in sorted(config.id2label)]
     if all(re.fullmatch(r"LABEL_\d+", label) for label in own):
         if is_trained:
-            raise InputError(f"{name}: has no label names, so it is no trained model; train it first")
+            raise InputError(f"{name}: has no label names, so it is not a trained model; train it first")
         return list(labels)
     # "ENTAILMENT" and "entailment" are one name, spelt as the data does.
     spelling = {label.casefold(): label for label in labels}

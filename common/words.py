@@ -281,7 +281,7 @@ def tagged_row(
         )
     tokens = row[tokens_name]
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise InputError(f'{name}, {place}: "{tokens_name}" is no list of words')
+        raise InputError(f'{name}, {place}: "{tokens_name}" is not a list of words')
     if not tokens:
         raise InputError(f'{name}, {place}: "{tokens_name}" is empty; delete the row')
     tags_name = tags_column or next((c for c in TAG_COLUMNS if c in row), None)
@@ -360,7 +360,7 @@ def tagged_text(name: str, place: str, row: dict) -> dict:
                 raise ValueError(f"entity {start}-{end} ({label}) lies outside the text of {len(text)} characters")
         words, tags = spans_to_tags(text, checked)
     except (TypeError, KeyError, IndexError):
-        raise InputError(f'{name}, {place}: "entities" is no list of {{"start", "end", "label"}}') from None
+        raise InputError(f'{name}, {place}: "entities" is not a list of {{"start", "end", "label"}}') from None
     except ValueError as error:
         raise InputError(f"{name}, {place}: {error}") from None
     return {"tokens": [text[start:end] for start, end in words], "ner_tags": tags}

@@ -78,7 +78,7 @@ FEATURES = Features({name: Value("string") for name in ("text", "text_pair", "la
 
 
 def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[DatasetDict, list | None, bool, list]:
-    """Splits of pairs and labels; the label names in their order, or None where a score is learnt; whether a pair may
+    """Splits of pairs and labels; the label names in their order, or None where a score is learned; whether a pair may
     have several labels; the columns read."""
     columns, names, _ = TASKS.get(args.task_name, (None, None, None))
     sources = data.find_sources(args, training_args)
