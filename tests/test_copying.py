@@ -216,6 +216,45 @@ def reports(count, seed):
     return "\n".join(["text,label", *rows]) + "\n"
 
 
+def test_distillation(patched, tmp_path):
+    """Of a file whose labels are mostly noise the student learns what the teacher knows."""
+    module = patched("distillation")
+    words = {"early": ["soon", "quick", "fast"], "late": ["never", "slow", "weeks"]}
+
+    def orders(count, seed, noise):
+        generator = np.random.default_rng(seed)
+        rows = []
+        for _ in range(count):
+            label = ("early", "late")[generator.integers(2)]
+            text = f"order {generator.choice(words[label])} {generator.choice(['here', 'there'])}"
+            other = "late" if label == "early" else "early"
+            rows.append({"text": text, "label": other if generator.random() < noise else label})
+        return rows
+
+    files = {
+        name: write(tmp_path / f"{name}.jsonl", orders(*of))
+        for name, of in {"right": (100, 0, 0.0), "noisy": (100, 1, 0.5), "held": (40, 2, 0.0)}.items()
+    }
+    model = save_tiny_bert(tmp_path / "model", ["order here there", *map(" ".join, words.values())], dropout=0.0)
+    flags = f"--model_name_or_path {model} --validation_file {files['held']} --num_train_epochs 25 --learning_rate 3e-3"
+    flags += " --per_device_train_batch_size 8 --eval_strategy no --save_strategy no"
+    teacher = run(text_classification, flags, train_file=files["right"], output_dir=tmp_path / "teacher")
+    alone = run(text_classification, flags, train_file=files["noisy"], output_dir=tmp_path / "alone")
+    taught = [flags, f"--teacher {tmp_path / 'teacher'}"]
+    student = run(module, *taught, train_file=files["noisy"], output_dir=tmp_path / "student")
+    assert teacher["eval_accuracy"] == 1 and alone["eval_accuracy"] < 0.85 and student["eval_accuracy"] > 0.95
+    answers = predict.main(["--model", str(tmp_path / "student"), "--file", files["held"]])
+    assert (
+        np.mean(
+            [
+                a["predicted"] == row["label"]
+                for a, row in zip(answers, read_lines(tmp_path / "held.jsonl"), strict=True)
+            ]
+        )
+        > 0.95
+    )
+
+
 def test_long_documents(patched, tmp_path):
     module = patched("long_documents")
     train, held_out = (write(tmp_path / f"{n}.csv", reports(n, i)) for i, n in enumerate((80, 30)))
