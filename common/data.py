@@ -274,9 +274,8 @@ def read_parquet(path: str) -> Iterator[Row]:
     import pyarrow.parquet
     from datasets import Features
 
-    open_binary(path).close()
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        file = pyarrow.parquet.ParquetFile(open_binary(path))
         names = class_names(Features.from_arrow_schema(file.schema_arrow))
         number = 0
         for batch in file.iter_batches(1000):
@@ -523,20 +522,16 @@ def hold_out(
         kinds: of each row, the labels in it; a group with one that occurs nowhere else stays in train.
         classes: of each row, to hold out of every class its share; None draws at random.
     """
-    from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
-    parts = round(1 / HELD_OUT_SHARE)
-    if classes is not None:  # scikit-learn wants as many rows in the largest class as there are parts
-        parts = min(parts, len(set(groups)), max(Counter(classes).values()))
-    if len(set(groups)) < 2 or parts < 2:
+    # scikit-learn wants as many rows in the largest class as there are parts.
+    largest = len(groups) if classes is None else max(Counter(classes).values())
+    parts = min(round(1 / HELD_OUT_SHARE), len(set(groups)), largest)
+    if parts < 2:
         raise InputError("--validation_file is missing, and train is too small to hold a part of it out")
-    if classes is None:
-        splitter = GroupShuffleSplit(n_splits=1, test_size=HELD_OUT_SHARE, random_state=seed)
-    else:
-        splitter = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn's, about classes with fewer rows than parts
-        train, held_out = (list(part) for part in next(splitter.split(groups, classes, groups=groups)))
+    splitter = (GroupKFold if classes is None else StratifiedGroupKFold)(parts, shuffle=True, random_state=seed)
+    with warnings.catch_warnings(action="ignore"):  # scikit-learn's, about classes with fewer rows than parts
+        train, held_out = (part.tolist() for part in next(splitter.split(groups, classes, groups)))
     known = set().union(*(kinds[i] for i in train))
     stay = {groups[i] for i in held_out if not kinds[i] <= known}
     train = sorted(train + [i for i in held_out if groups[i] in stay])
@@ -546,13 +541,9 @@ def hold_out(
     if not unseen:
         raise InputError("--validation_file is missing, and no row of train can be held out; name one")
     repeated = len(held_out) - len(unseen)
-    log.info(
-        "No validation file: %d of %d training rows are held out for it (seed %d%s).",
-        len(unseen),
-        len(dataset),
-        seed,
-        f"; {repeated} more repeat a text of train and are left out" * (repeated > 0),
-    )
+    left_out = f"; {repeated} more repeat a text of train and are left out" if repeated else ""
+    held = f"{len(unseen)} of {len(dataset)} training rows are held out for it (seed {seed}{left_out})"
+    log.info("No validation file: %s.", held)
     return {"train": dataset.select(train), "validation": dataset.select(unseen)}
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -281,8 +282,6 @@ def with_probabilities(question: dict, version_2: bool) -> list[dict[str, Any]]:
     [{'text': 'Lyon', 'start': 3, 'end': 7, 'score': 2.0, 'probability': 0.5},
      {'text': '', 'start': None, 'end': None, 'score': 2.0, 'probability': 0.5}]
     """
-    from scipy.special import softmax
-
     candidates = question["n_best"]
     if version_2:
         candidates = [*candidates, {"text": "", "start": None, "end": None, "score": question["null_score"]}]

@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,10 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from accelerate import Accelerator
 from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoConfig, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import seed_worker
 
 from common.errors import InputError, hub_errors, told_by_main_process
@@ -131,11 +131,11 @@ def resolve_packing(args: Any, training_args: TrainingArguments) -> bool:
     Raises:
         InputError: the flag beside another that excludes it.
     """
-    if args.packing and (args.attn_implementation or training_args.torch_compile):
-        other = f"--attn_implementation {args.attn_implementation}" if args.attn_implementation else "--torch_compile"
-        raise InputError(f"--packing true brings an attention of its own, for which {other} has no meaning; drop one")
+    has_other_attention = bool(args.attn_implementation or training_args.torch_compile)
+    if args.packing and has_other_attention:
+        raise InputError("--packing true brings its own attention; drop --attn_implementation and --torch_compile")
     if args.packing is None:
-        return training_args.device.type == "cpu" and not (args.attn_implementation or training_args.torch_compile)
+        return training_args.device.type == "cpu" and not has_other_attention
     return args.packing
 
 
@@ -144,7 +144,7 @@ def resolve_packing(args: Any, training_args: TrainingArguments) -> bool:
 
 class RecipeTrainer(Trainer):
     """`Trainer` whose several processes share the batches of one, whose numbers stay finite, and with one line where
-    memory runs out or the disk is full.
+    memory runs out.
 
     Args:
         flags: the recipe's own arguments, for early stopping, and to warn of those that the loss does not follow.
@@ -198,8 +198,7 @@ class RecipeTrainer(Trainer):
         # Upstream all processes have one seed, and draw the same dropout masks for different examples.
         if self.args.process_index:
             torch.manual_seed(self.args.seed + self.args.process_index)
-        with full_disk_in_one_line(Path(self.args.output_dir)):
-            result = super().train(*args, **kwargs)
+        result = super().train(*args, **kwargs)
         self.check_weights()
         self.useful_tokens = int(self.accelerator.reduce(torch.as_tensor(self.useful_tokens, device=self.args.device)))
         return result
@@ -293,10 +292,9 @@ class RecipeTrainer(Trainer):
             raise InputError(f"--metric_for_best_model {best.removeprefix('eval_')}: this run has {names}; name one")
         return scores
 
-    def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
         self.check_weights()
-        with full_disk_in_one_line(Path(output_dir or self.args.output_dir)):
-            super().save_model(output_dir, *args, **kwargs)
+        super().save_model(*args, **kwargs)
 
     def check_weights(self) -> None:
         """Before they are evaluated or saved, and after training."""
@@ -401,20 +399,6 @@ def not_finite(what: str, args: TrainingArguments, learning_rate: float | None =
     return InputError(
         f"{what} (learning rate {rate:.2g}); what usually helps: {', '.join(remedies)}, with --overwrite true"
     )
-
-
-@contextlib.contextmanager
-def full_disk_in_one_line(folder: Path) -> Iterator[None]:
-    """While a folder is written: each library says in its own way, or not at all, that the disk is full."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-        if "No space left" not in str(error) and shutil.disk_usage(place).free > 2**20:
-            raise
-        raise InputError(f"{folder}: no space left on the device; free some and repeat the command") from error
 
 
 def total_batch_size(training_args: TrainingArguments) -> int:
@@ -658,8 +642,6 @@ def ignore_padding(model: nn.Module, args: Any, inputs: dict[str, torch.Tensor],
 
 def has_several_labels(name: str) -> bool:
     """Whether a trained model gives a row several labels; nothing of the data says it where each row has one."""
-    from transformers import AutoConfig
-
     with hub_errors("model", name):
         return AutoConfig.from_pretrained(name).problem_type == "multi_label_classification"
 
@@ -679,8 +661,6 @@ def model_label_list(name: str, labels: Sequence[str], is_trained: bool, new_hea
     Raises:
         InputError: the data has labels that the model lacks, with both lists.
     """
-    from transformers import AutoConfig
-
     if new_head:
         return list(labels)
     with hub_errors("model", name):
@@ -755,8 +735,6 @@ def load_for_prediction(model_class: Any, name: str) -> Any:
     Raises:
         InputError: weights are missing, of the head as well.
     """
-    from accelerate import Accelerator
-
     transformers.utils.logging.disable_progress_bar()  # its bar for reading weights takes less than a second
     accelerator = Accelerator()
     model, missing = read_weights(model_class, name)
@@ -805,7 +783,6 @@ def load_tokenizer(name: str, is_split_into_words: bool = False) -> Any:
         InputError: no such model, no tokenizer beside it, or none of the fast kind, which alone knows offsets.
     """
     from tokenizers import pre_tokenizers
-    from transformers import AutoTokenizer
 
     vocabularies = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
     if os.path.isdir(name) and not any(any(Path(name).glob(pattern)) for pattern in vocabularies):

@@ -18,7 +18,7 @@ import numpy as np
 
 from common import data
 from common.data import Row, Source
-from common.errors import InputError
+from common.errors import InputError, check_at_least_one
 from common.metrics import entities, entity_errors, entity_lookup, entity_scores, show_facts, split_tag, table
 
 log = logging.getLogger("recipes")
@@ -296,18 +296,15 @@ def tagged_row(
 
 
 def tag_name(where: str, tag: Any, label_list: list[str] | None) -> str:
+    """A tag, or the name in `label_list` that an integer stands for."""
     if isinstance(tag, str):
         return tag
-    if isinstance(tag, bool) or not isinstance(tag, int):
-        raise InputError(f"{where}: a tag is {json.dumps(tag, default=str)}, which is neither text nor an integer")
-    if label_list is None:
-        raise InputError(
-            f"{where}: tags are integers and the file does not say what they stand for; "
-            "name them in order, for instance --label_list O B-PER I-PER B-LOC I-LOC"
-        )
-    if not 0 <= tag < len(label_list):
-        raise InputError(f"{where}: tag {tag} is not among the {len(label_list)} names of --label_list")
-    return label_list[tag]
+    if isinstance(tag, int) and not isinstance(tag, bool) and 0 <= tag < len(label_list or ()):
+        return label_list[tag]
+    raise InputError(
+        f"{where}: tag {json.dumps(tag, default=str)} is neither text nor the number of a name; name integer tags in "
+        "order, for instance --label_list O B-PER I-PER B-LOC I-LOC"
+    )
 
 
 def read_span(span: Any) -> tuple[int, int, str]:
@@ -555,8 +552,7 @@ def resolve_context(args: Any, trained: dict[str, Any], datasets: Any) -> dict[s
     size = trained.get("document_size") if args.document_size is None else args.document_size
     if context not in ("sentence", "document"):
         raise InputError(f"--context {context}: must be sentence or document")
-    if size is not None and size < 1:
-        raise InputError(f"--document_size {size}: must be at least 1")
+    check_at_least_one(args, "document_size")
     if context == "document" and size is None and not any(any(of["document"][:]) for of in datasets.values()):
         raise InputError(
             "--context document: the files mark no documents, with lines -DOCSTART- or a column document; "
