@@ -89,10 +89,8 @@ OLD_FLAGS = {
     "overwrite_output_dir": "--overwrite true replaces a run",
     "group_by_length": "leave it out, packing leaves no padding to save",
     "pad_to_max_length": "leave it out, nothing is padded to a fixed length",
-    "evaluation_strategy": "it is --eval_strategy now",
     "no_cuda": "it is --use_cpu true now",
     "warmup_ratio": "--warmup_steps below 1 is a share of all steps: --warmup_steps 0.1",
-    "fp16_opt_level": "--fp16 true or --bf16 true is all there is",
     "text_column_name": "it is --tokens_column in ner, --text_columns elsewhere",
     "label_column_name": "it is --tags_column in ner, --label_column elsewhere",
     "return_entity_level_metrics": "leave it out, every type is scored",
@@ -191,11 +189,10 @@ def parse_arguments(
     use_one_gpu_without_a_launcher(training_args, name)
     log.info("Precision %s: %s. Device %s.", precision_name(training_args), reason, training_args.device)
     if training_args.do_train:
-        processes, steps = training_args.world_size, training_args.gradient_accumulation_steps
         log.info(
-            "Effective batch %d: %d per device, %d %s, %d accumulation %s.",
+            "Effective batch %d: per device %d, processes %d, accumulation steps %d.",
             *(total_batch_size(training_args), training_args.train_batch_size),
-            *(processes, "process" if processes == 1 else "processes", steps, "step" if steps == 1 else "steps"),
+            *(training_args.world_size, training_args.gradient_accumulation_steps),
         )
     from_files = args.train_file or args.validation_file or args.test_file
     check_cache()
@@ -216,6 +213,7 @@ def read_flags(parser: RecipeArgumentParser, argv: list[str]) -> argparse.Namesp
     check_at_least_one(
         flags, "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"
     )
+    check_at_least_one(flags, "max_train_samples", "max_eval_samples", "max_predict_samples")
     check_range(flags, 0, 2**32 - 1, "seed", "data_seed")
     check_range(
         flags, 0, 1e6, "learning_rate", "head_learning_rate", "num_train_epochs", "weight_decay", "max_grad_norm"

@@ -23,7 +23,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.errors import InputError, check_at_least_one, hub_errors, main_process_first
+from common.errors import InputError, hub_errors, main_process_first
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features
@@ -549,13 +549,11 @@ def hold_out(
 
 def take_rows(datasets: "DatasetDict", args: Any) -> "DatasetDict":
     """For a quick look: the first `--max_{train,eval,predict}_samples` rows of the splits; None takes all."""
-    flags = {"train": "max_train_samples", "test": "max_predict_samples"}
-    for split in datasets:
-        flag = flags.get(split, "max_eval_samples")
-        limit = getattr(args, flag)
+    limits = {"train": args.max_train_samples, "test": args.max_predict_samples}
+    for split, dataset in list(datasets.items()):
+        limit = limits.get(split, args.max_eval_samples)
         if limit is not None:
-            check_at_least_one(args, flag)
-            datasets[split] = datasets[split].select(range(min(limit, len(datasets[split]))))
+            datasets[split] = dataset.select(range(min(limit, len(dataset))))
     return datasets
 
 
@@ -591,7 +589,15 @@ def source_name(dataset: "Dataset", split: str) -> str:
     return dataset.info.description or split
 
 
-# Gold values of the splits, checked
+# Values of rows and splits, checked
+
+
+def text_of(where: str, row: dict[str, Any], name: str) -> str:
+    """The text in a column of a row."""
+    if not isinstance(row.get(name), str):
+        kind = type(row[name]).__name__ if name in row else "missing"
+        raise InputError(f'{where}: "{name}" is not a text ({kind})')
+    return row[name]
 
 
 def check_all_or_none(datasets: "DatasetDict", name: str, remedy: str) -> None:

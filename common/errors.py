@@ -229,12 +229,8 @@ def hub_errors(kind: str, name: str) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not any(word in str(error) for word in ("mismatch", "scripts")):
             raise
         reason = " ".join(str(error).split())[:200]
-        if os.path.isdir(name):
-            raise InputError(f"{name}: cannot be loaded as a {kind}: {reason}") from error
-        if hub_answers():
-            raise InputError(
-                f'the {kind} "{name}" cannot be loaded from the Hub: {reason}; check the name or log in'
-            ) from error
+        if os.path.isdir(name) or hub_answers():
+            raise InputError(f"{name}: cannot be loaded as a {kind}: {reason}; check the name or log in") from error
         cache = os.environ.get("HF_HOME", "unset")
         raise InputError(
             f'the {kind} "{name}" is neither a local path nor in the cache (HF_HOME={cache}), and the Hub does not '

@@ -66,13 +66,8 @@ def questions_and_answers(source: "Source") -> Iterator[dict]:
     """
     for number, (place, row) in enumerate(question_rows(source), 1):
         where = f"{source.name}, {place}"
-        for name in ("question", "context"):
-            if not isinstance(row.get(name), str):
-                kind = type(row[name]).__name__ if name in row else "missing"
-                raise InputError(
-                    f'{where}: "{name}" is not a text ({kind}); every row needs a question and its context'
-                )
-        context, note = row["context"], "" if row["context"].strip() else "empty context"
+        question, context = (data.text_of(where, row, name) for name in ("question", "context"))
+        note = "" if context.strip() else "empty context"
         answers = read_answers(where, row)
         placed = []
         for text, start in answers or ():
@@ -85,7 +80,7 @@ def questions_and_answers(source: "Source") -> Iterator[dict]:
         yield {
             "id": str(number if row.get("id") in (None, "") else row["id"]),
             "title": str(row.get("title") or ""),
-            "question": row["question"].strip(),
+            "question": question.strip(),
             "context": context,
             "answers": None if answers is None else [text for text, _ in answers],
             "answer_starts": None if answers is None else placed,
@@ -116,12 +111,9 @@ def read_answers(where: str, row: dict[str, Any]) -> list[tuple[str, int]] | Non
             raise InputError(f'{where}: "answers" needs lists "text" and "answer_start" of one length')
         answers = [{"text": t, "answer_start": s} for t, s in zip(texts, starts or [None] * len(texts), strict=True)]
     placed = []
-    if isinstance(answers, str):
-        answers = [answers]
-    for answer in answers if isinstance(answers, list) else [None]:
-        answer = {"text": answer} if isinstance(answer, str) else answer
-        text = answer.get("text") if isinstance(answer, dict) else None
-        start = answer.get("answer_start") if isinstance(answer, dict) else None
+    for answer in answers if isinstance(answers, list) else [answers]:
+        fields = answer if isinstance(answer, dict) else {"text": answer}
+        text, start = fields.get("text"), fields.get("answer_start")
         if start in (None, "", -1, "-1"):
             start = -1
             if text == "":  # as some write that there is no answer
@@ -497,17 +489,18 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
     facts = {}
     for split, (duplicates, in_train) in data.repetitions(datasets, "context").items():
         dataset, windows = datasets[split], features[split]
-        is_answered = list(map(bool, data.column(dataset, "answers")))
-        # Windows without an answer point at one position twice, and so does an answer of one piece; [CLS] comes first.
-        unanswerable = outside = None
-        if "labels" in windows.column_names:
+        classes: dict[str, int] = {}
+        outside = None
+        if has_answers(dataset):
+            is_answered = list(map(bool, data.column(dataset, "answers")))
+            classes = {"answered": sum(is_answered), "no answer": is_answered.count(False)}
+            # Windows without an answer point at one position twice, and so does an answer of one piece; [CLS] comes
+            # first.
             held = {row for row, labels in data.columns(windows, "row", "labels") if labels[1] > 0}
-            unanswerable = is_answered.count(False)
             outside = sum(answered and i not in held for i, answered in enumerate(is_answered))
-        classes = {"answered": sum(is_answered), "no answer": is_answered.count(False)} if has_answers(dataset) else {}
         facts[split] = data.window_facts(dataset, windows, in_train) | dict(
             contexts=len(dataset) - duplicates,
-            no_answer=unanswerable,
+            no_answer=classes.get("no answer"),
             question_cut=len({row for row, is_cut in data.columns(windows, "row", "question_cut") if is_cut}),
             outside=outside,
             classes=classes,

@@ -152,7 +152,7 @@ def open_run(
 def look_into(run: Run, args: Any, training_args: TrainingArguments) -> None:
     """Compare the folder's record with this run's, and set `results`, `is_trained`, `checkpoint` or `is_replaced`."""
     folder, identity = run.folder, run.record["identity"]
-    overwrite = getattr(args, "overwrite", False)
+    overwrite = args.overwrite
     resume = training_args.resume_from_checkpoint
     is_named = training_args.do_train and resume is not None and str(resume).lower() not in ("true", "false")
     if is_named:
@@ -164,14 +164,10 @@ def look_into(run: Run, args: Any, training_args: TrainingArguments) -> None:
         return
     release(folder, lock_folder(folder))  # it is refused where another process holds it
     old = run.seen = read_record(folder)
-    if old is None:
+    if old is None or "identity" not in old:
         foreign = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
         if foreign:
-            raise InputError(
-                f"{folder}: holds {foreign[0]} but no {RUN_FILE}, so it is not a run; choose another --output_dir"
-            )
-    elif "identity" not in old:
-        raise InputError(f"{folder / RUN_FILE}: is not one of these recipes'; choose another --output_dir")
+            raise InputError(f"{folder}: holds {foreign[0]} and is not a run's; choose another --output_dir")
     elif old["identity"] != identity:
         # A run that stopped before its first checkpoint has nothing to lose.
         if not overwrite and (old["status"] != "running" or own_checkpoints(folder)):
@@ -283,11 +279,8 @@ def write_record(run: Run) -> None:
 
 def command_line(module: str, *arguments: Any) -> str:
     """A command of this repository to be pasted into the shell, with the interpreter that runs now."""
-    python = sys.executable
-    if shutil.which("python") == python:
-        python = "python"
-    elif Path(python).is_relative_to(Path.cwd()):
-        python = str(Path(python).relative_to(Path.cwd()))
+    is_here = Path(sys.executable).is_relative_to(Path.cwd())
+    python = os.path.relpath(sys.executable) if is_here else sys.executable
     return shlex.join([python, "-m", module, *map(str, arguments)])
 
 

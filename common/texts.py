@@ -57,8 +57,8 @@ def find_columns(
         labels = labels or tuple(column for column in row if column not in texts)[:1]
     texts = texts or infer_texts(name, row, count, labels)
     if len(texts) != count:
-        other = "; recipes.nli is the recipe for two" if count == 1 else "; recipes.text_classification reads one"
-        raise InputError(f"--text_columns {' '.join(texts)}: this recipe reads {count} text{'s' * (count > 1)}{other}")
+        others = "recipes.text_classification reads one text, recipes.nli two"
+        raise InputError(f"--text_columns {' '.join(texts)}: this recipe reads {count}; {others}")
     labels = labels or infer_labels(name, row, texts)
     if not (text_columns and label_columns):
         named = " and ".join(texts), ", ".join(labels) or "none"
@@ -81,9 +81,8 @@ def infer_texts(name: str, row: dict[str, Any], count: int, labels: Sequence[str
     if len(known) == 1 or (not known and len(others) == count):
         return known[0] if known else tuple(others)
     raise InputError(
-        f"{name}: cannot tell which of its columns ({', '.join(row)}) "
-        f"{'hold the two texts' if count > 1 else 'holds the text'}; name {'them' if count > 1 else 'it'} with "
-        "--text_columns, or add --no_header if the first line does not name the columns"
+        f"{name}: cannot tell which of its columns ({', '.join(row)}) to read; name {count} with --text_columns, or "
+        "add --no_header if the first line does not name the columns"
     )
 
 
@@ -117,12 +116,7 @@ def labelled_texts(
     """
     for place, row in source.rows():
         where = f"{source.name}, {place}"
-        texts = []
-        for name in text_columns:
-            if not isinstance(row.get(name), str):
-                kind = type(row[name]).__name__ if name in row else "missing"
-                raise InputError(f'{where}: "{name}" is not a text ({kind})')
-            texts.append(row[name])
+        texts = [data.text_of(where, row, name) for name in text_columns]
         is_labelled = bool(label_columns) and all(column in row for column in label_columns)
         yield {
             "text": texts[0],

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import time
+import timeit
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,8 @@ def cpu_bf16_speedup() -> float:
     seconds = []
     for dtype in (torch.float32, torch.bfloat16):
         x, weight = torch.ones(512, 768, dtype=dtype), torch.ones(3072, 768, dtype=dtype)
-        runs = []
-        for _ in range(6):
-            start = time.perf_counter()
-            nn.functional.linear(x, weight)
-            runs.append(time.perf_counter() - start)
-        seconds.append(min(runs))
+        multiply = functools.partial(nn.functional.linear, x, weight)
+        seconds.append(min(timeit.repeat(multiply, number=1, repeat=6)))
     return seconds[0] / seconds[1]
 
 
@@ -172,9 +169,8 @@ class RecipeTrainer(Trainer):
         patience = getattr(flags, "early_stopping_patience", None)
         if patience is not None:
             self.add_callback(transformers.EarlyStoppingCallback(early_stopping_patience=patience))
-        wanted = {"class_weights": getattr(flags, "class_weights", None)}
-        wanted["label_smoothing_factor"] = self.args.label_smoothing_factor
-        for name, value in wanted.items():
+        weights, smoothing = getattr(flags, "class_weights", None), self.args.label_smoothing_factor
+        for name, value in (("class_weights", weights), ("label_smoothing_factor", smoothing)):
             if value and name not in getattr(self.compute_loss_func, "follows", ()):
                 log.warning("Warning: --%s %s has no effect: the loss of this recipe does not follow it.", name, value)
 
@@ -366,7 +362,7 @@ class FiniteNumbers(TrainerCallback):
             return
         if not all(math.isfinite(logs.get(name, 0.0)) for name in ("loss", "grad_norm")):
             step = f"between step {self.last_finite + 1} and {state.global_step}"
-            raise not_finite(f"loss or gradient became NaN or infinite {step}", args, logs.get("learning_rate"))
+            raise not_finite(f"loss or gradient became NaN or infinite {step}", args)
         self.last_finite = state.global_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
@@ -392,12 +388,12 @@ class LogLines(TrainerCallback):
         log.info("Step %d of %d: %s", state.global_step, state.max_steps, line)
 
 
-def not_finite(what: str, args: TrainingArguments, learning_rate: float | None = None) -> InputError:
+def not_finite(what: str, args: TrainingArguments) -> InputError:
     remedies = ["a lower --learning_rate", "--warmup_steps 0.06"]
     remedies += ["--fp16 false"] if args.fp16 else ["--bf16 false"] if args.bf16 else []
-    rate = args.learning_rate if learning_rate is None else learning_rate
     return InputError(
-        f"{what} (learning rate {rate:.2g}); what usually helps: {', '.join(remedies)}, with --overwrite true"
+        f"{what} (--learning_rate {args.learning_rate:.2g}); what usually helps: {', '.join(remedies)}, with "
+        "--overwrite true"
     )
 
 
@@ -612,8 +608,6 @@ def load_model(model_class: Any, name: str, args: Any, training_args: TrainingAr
 def read_weights(model_class: Any, name: str, **options: Any) -> tuple[Any, list[str]]:
     """A model in fp32, and the parameters that its file lacks; a pooler is not missed, for no head but its own needs it
     trained."""
-    if os.path.isdir(name) and not any(Path(name).glob("*.safetensors")):
-        raise InputError(f"{name}: holds no *.safetensors weights, and pickled ones are not read; convert them first")
     with hub_errors("model", name):
         model, report = model_class.from_pretrained(
             name, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
@@ -790,10 +784,10 @@ def load_tokenizer(name: str, is_split_into_words: bool = False) -> Any:
         raise InputError(f"{name}: holds no tokenizer (tokenizer.json); copy it from the model that this one came from")
     with hub_errors("tokenizer", name):
         tokenizer = AutoTokenizer.from_pretrained(name, **({"add_prefix_space": True} if is_split_into_words else {}))
-    if not getattr(tokenizer, "is_fast", False):
+    if not getattr(tokenizer, "is_fast", False) or tokenizer.pad_token is None:
         raise InputError(
-            f"{name}: its tokenizer ({type(tokenizer).__name__}) is not a fast one, and only those map pieces back to "
-            "words; choose a model that has tokenizer.json"
+            f"{name}: its tokenizer ({type(tokenizer).__name__}) is not a fast one with a padding token, which "
+            "windows of words need; choose an encoder of BERT's kind that has tokenizer.json"
         )
     if is_split_into_words:
         # A tokenizer without a class of its own (ModernBERT's) passes the flag over; it is saved with the backend.
@@ -801,8 +795,6 @@ def load_tokenizer(name: str, is_split_into_words: bool = False) -> Any:
         for step in steps if isinstance(steps, pre_tokenizers.Sequence) else [steps]:
             if isinstance(step, pre_tokenizers.ByteLevel):
                 step.add_prefix_space = True
-    if tokenizer.pad_token is None:
-        raise InputError(f"{name}: its tokenizer has no padding token; choose an encoder of BERT's kind")
     tokenizer.padding_side = "right"  # what reads predictions counts positions from the left
     return tokenizer
 
@@ -839,7 +831,7 @@ def resolve_lengths(
     Raises:
         InputError: a length beyond the model's limit, or windows that could not move on.
     """
-    trained = recipe_settings(config)
+    trained = recipe_settings(config) if max_seq_length is None else {}
     # Models without position embeddings say nothing; tokenizers without a limit say 1e30.
     positions = getattr(config, "max_position_embeddings", None) or 10**9
     # RoBERTa's positions start after the padding index: 514 embeddings read 512 pieces.
@@ -847,10 +839,7 @@ def resolve_lengths(
         positions -= 2
     limit = int(min(tokenizer.model_max_length, positions))
     length = trained.get("max_seq_length", min(default, limit)) if max_seq_length is None else max_seq_length
-    if doc_stride is not None:
-        stride = doc_stride
-    else:
-        stride = trained.get("doc_stride", length // parts) if max_seq_length is None else length // parts
+    stride = trained.get("doc_stride", length // parts) if doc_stride is None else doc_stride
     room = length - tokenizer.num_special_tokens_to_add()
     if length > limit:
         raise InputError(f"--max_seq_length {length}: the model reads at most {limit} word pieces")

@@ -165,7 +165,7 @@ def tagged_sentences(
     """
     parsed = functools.partial(tagged_row, source.name, tokens_column, tags_column, label_list)
     rows = functools.partial(sentence_rows, source, tokens_column, tags_column)
-    scheme = scheme or detect_scheme_of(source.name, (parsed(place, row) for place, row in rows()))
+    scheme = scheme or detect_scheme(checked_tags(source.name, (parsed(place, row) for place, row in rows())))
     begin = broken = 0
     first = ""
     for place, row in rows():
@@ -219,7 +219,7 @@ def sentence_rows(source: "Source", tokens_column: str | None = None, tags_colum
 
 def bio_tags(name: str, rows: list[dict], scheme: str | None = None) -> list[list[str]]:
     """The tags of rows that `tagged_row` gave, in BIO, whatever their scheme; see `tagged_sentences`."""
-    scheme = scheme or detect_scheme_of(name, iter(rows))
+    scheme = scheme or detect_scheme(checked_tags(name, rows))
     return [in_bio(row, scheme)["ner_tags"] for row in rows]
 
 
@@ -239,21 +239,16 @@ def token_place(place: str, lines: list[int] | None, i: int) -> str:
     return f"line {lines[i]}" if lines else f"{place}, word {i + 1}"
 
 
-def detect_scheme_of(name: str, examples: Iterator[dict]) -> str:
-    """`detect_scheme` over a file, with the place of a tag that belongs to no scheme."""
-
-    def checked() -> Iterator[list[str]]:
-        for example in examples:
-            for i, tag in enumerate(example["ner_tags"] or []):
-                if not data.is_tag(tag):
-                    raise InputError(
-                        f"{name}, {token_place(example['place'], example.get('lines'), i)}: "
-                        f'tag "{tag}" has an unknown prefix; known are O and B-, I-, E-, S-, L-, U-, M- before a type'
-                        + (" (--tags_column 4 takes column 4 of these)" if len(example.get("columns", ())) > 2 else "")
-                    )
-            yield example["ner_tags"] or []
-
-    return detect_scheme(checked())
+def checked_tags(name: str, examples: Iterable[dict]) -> Iterator[list[str]]:
+    """The tags of each row, for `detect_scheme`; of one that belongs to no scheme the place is told."""
+    for example in examples:
+        for i, tag in enumerate(example["ner_tags"] or []):
+            if not data.is_tag(tag):
+                raise InputError(
+                    f"{name}, {token_place(example['place'], example.get('lines'), i)}: "
+                    f'tag "{tag}" has an unknown prefix; known are O and B-, I-, E-, S-, L-, U-, M- before a type'
+                )
+        yield example["ner_tags"] or []
 
 
 def tagged_row(
@@ -281,10 +276,8 @@ def tagged_row(
             "end in .conll where a line is a word and its tag"
         )
     tokens = row[tokens_name]
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise InputError(f'{name}, {place}: "{tokens_name}" is not a list of words')
-    if not tokens:
-        raise InputError(f'{name}, {place}: "{tokens_name}" is empty; delete the row')
+    if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
+        raise InputError(f'{name}, {place}: "{tokens_name}" is not a list of words, at least of one')
     tags_name = tags_column or next((c for c in TAG_COLUMNS if c in row), None)
     tags = row.get(tags_name)
     if tags is not None:

@@ -212,7 +212,7 @@ def test_numbers_that_are_not_finite_stop_the_run_before_they_are_saved(tmp_path
     flags = {"save_steps": 1, "save_strategy": "steps", "logging_steps": logging_steps}
     trainer = exploding(tmp_path, max_grad_norm=max_grad_norm, **flags)
     with pytest.raises(
-        InputError, match=r"became NaN or infinite .*\(learning rate .*\); what usually helps: a low"
+        InputError, match=r"became NaN or infinite .*\(--learning_rate .*\); what usually helps: a low"
     ) as e:
         trainer.train()
     step = int(re.search(r"step (?:\d and )?(\d)", str(e.value)).group(1))
