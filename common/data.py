@@ -624,7 +624,8 @@ def check_names(
             log.warning("Warning: %s and %s are two %ss, which differ in upper and lower case alone.", one, other, kind)
     for split, dataset in datasets.items():
         for place, value in columns(dataset, "place", name):
-            unknown = next((of for of in names_in(value) if of not in known), None)
+            names = () if value is None else names_in(value)
+            unknown = next((of for of in names if of not in known), None)
             if unknown is not None:
                 raise InputError(
                     f'{source_name(dataset, split)}, {place}: {kind} "{unknown}" does not occur in train '

@@ -479,12 +479,11 @@ class StopOnSignal(TrainerCallback):
 
     def agree(self) -> int:
         """The signal that any process has received, or 0: they reach processes at different steps, or not all."""
-        self.agreed = self.received
-        if self.group is not None:
-            received = torch.tensor(self.received)
-            torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX, group=self.group)
-            self.agreed = int(received)
-        return self.agreed
+        if self.group is None:
+            return self.received
+        received = torch.tensor(self.received)
+        torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX, group=self.group)
+        return int(received)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.agree():

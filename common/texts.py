@@ -4,7 +4,6 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -176,13 +175,6 @@ def names_in(label: str) -> list[str]:
     return [name for name in map(str.strip, label.split("|")) if name]
 
 
-def labels_in(label: str | None, several: bool) -> list[str]:
-    """The labels of a row, none where its label is unknown."""
-    if label is None:
-        return []
-    return names_in(label) if several else [label]
-
-
 def is_number(text: str) -> bool:
     """Whether a label is a plain decimal number.
 
@@ -245,7 +237,7 @@ def checked_labels(
     if names is not None:
         return datasets, list(names), False
     ordered = sorted(values, key=float if all(map(is_number, values)) else str)
-    data.check_names(datasets, "label", partial(labels_in, several=several), ordered, "label")
+    data.check_names(datasets, "label", names_in if several else lambda label: [label], ordered, "label")
     if several:
         example = max(sorted(everywhere), key=lambda label: label.count("|"), default="")
         log.info('Rows may have several labels, as "%s": %d labels in all.', example, len(ordered))

@@ -220,6 +220,8 @@ class RecipeTrainer(Trainer):
             order: Sampler = SequentialSampler(dataset)
         else:
             order = SeedableRandomSampler(dataset, data_seed=args.seed if args.data_seed is None else args.data_seed)
+        flags = {name: value for name, value in vars(args).items() if name.startswith("dataloader_")}
+        options = {name.removeprefix("dataloader_"): flags[name] for name in flags if name != "dataloader_drop_last"}
         loader = DataLoader(
             dataset,
             batch_sampler=SharedBatches(
@@ -227,15 +229,10 @@ class RecipeTrainer(Trainer):
                 *(args.process_index, args.world_size, args.gradient_accumulation_steps),
             ),
             collate_fn=with_empty_batches(self.data_collator, dataset[0]),
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            multiprocessing_context=args.dataloader_multiprocessing_context,
-            in_order=args.dataloader_in_order,
             worker_init_fn=functools.partial(
                 seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index
             ),
+            **options,
         )
         # Each process has its own batches already.
         return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
