@@ -167,7 +167,7 @@ def look_into(run: Run, args: Any, training_args: TrainingArguments) -> None:
     if old is None or "identity" not in old:
         foreign = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
         if foreign:
-            raise InputError(f"{folder}: holds {foreign[0]} and is not a run's; choose another --output_dir")
+            raise InputError(f"{folder}: holds {foreign[0]} and no run; choose another --output_dir")
     elif old["identity"] != identity:
         # A run that stopped before its first checkpoint has nothing to lose.
         if not overwrite and (old["status"] != "running" or own_checkpoints(folder)):
