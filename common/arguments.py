@@ -89,10 +89,8 @@ OLD_FLAGS = {
     "overwrite_output_dir": "--overwrite true replaces a run",
     "group_by_length": "leave it out, packing leaves no padding to save",
     "pad_to_max_length": "leave it out, nothing is padded to a fixed length",
-    "evaluation_strategy": "it is --eval_strategy now",
     "no_cuda": "it is --use_cpu true now",
     "warmup_ratio": "--warmup_steps below 1 is a share of all steps: --warmup_steps 0.1",
-    "fp16_opt_level": "--fp16 true or --bf16 true is all there is",
     "text_column_name": "it is --tokens_column in ner, --text_columns elsewhere",
     "label_column_name": "it is --tags_column in ner, --label_column elsewhere",
     "return_entity_level_metrics": "leave it out, every type is scored",
@@ -120,6 +118,8 @@ def build_parser(arguments: type, defaults: dict[str, Any], name: str) -> Recipe
     parser.add_argument("--help-all", action=ShowHelp, const=None, help=argparse.SUPPRESS)
     for action in parser._actions:
         action.help = HELP.get(action.dest, action.help)
+        if action.dest == "train_sampling_strategy":
+            action.choices = ["random", "sequential"]  # those by length also reorder predictions and resumed epochs
     # None stands for what is chosen from the machine.
     chosen = {"bf16": None, "fp16": None, "use_cpu": None, "disable_tqdm": not shows_progress_bars()}
     parser.set_defaults(**{**chosen, "output_dir": f"runs/{name}", **defaults})
@@ -189,11 +189,10 @@ def parse_arguments(
     use_one_gpu_without_a_launcher(training_args, name)
     log.info("Precision %s: %s. Device %s.", precision_name(training_args), reason, training_args.device)
     if training_args.do_train:
-        processes, steps = training_args.world_size, training_args.gradient_accumulation_steps
         log.info(
-            "Effective batch %d: %d per device, %d %s, %d accumulation %s.",
+            "Effective batch %d: per device %d, processes %d, accumulation steps %d.",
             *(total_batch_size(training_args), training_args.train_batch_size),
-            *(processes, "process" if processes == 1 else "processes", steps, "step" if steps == 1 else "steps"),
+            *(training_args.world_size, training_args.gradient_accumulation_steps),
         )
     from_files = args.train_file or args.validation_file or args.test_file
     check_cache()
@@ -211,14 +210,10 @@ def read_flags(parser: RecipeArgumentParser, argv: list[str]) -> argparse.Namesp
         options = [option for action in parser._actions for option in action.option_strings]
         near = difflib.get_close_matches(unknown[0].split("=")[0], options, n=1)
         raise InputError(f"unknown flag {unknown[0]}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
-    if flags.train_sampling_strategy not in ("random", "sequential"):
-        raise InputError(
-            f"--train_sampling_strategy {flags.train_sampling_strategy}: trains worse, and upstream it also reorders "
-            "predictions and resumed epochs; drop it, packing leaves no padding to save"
-        )
     check_at_least_one(
         flags, "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"
     )
+    check_at_least_one(flags, "max_train_samples", "max_eval_samples", "max_predict_samples")
     check_range(flags, 0, 2**32 - 1, "seed", "data_seed")
     check_range(
         flags, 0, 1e6, "learning_rate", "head_learning_rate", "num_train_epochs", "weight_decay", "max_grad_norm"
@@ -266,10 +261,23 @@ def set_evaluation_and_saving(parser: RecipeArgumentParser, flags: argparse.Name
 
 
 def set_share_of_the_batch(parser: RecipeArgumentParser, flags: argparse.Namespace, argv: list[str]) -> None:
-    """The default batch is divided among the processes of a run; a batch that is given is not."""
-    given = {word.split("=")[0].replace("-", "_") for word in argv}
-    if flags.do_train and "__per_device_train_batch_size" not in given:
-        parser.set_defaults(per_device_train_batch_size=share_of(flags.per_device_train_batch_size, world_size()))
+    """The default batch is divided among the processes of a run, so that with any number of them the training is the
+    same; a batch that is given is not.
+
+    Raises:
+        InputError: it does not divide, or leaves processes without an example.
+    """
+    is_given = any(word.split("=")[0].replace("-", "_") == "__per_device_train_batch_size" for word in argv)
+    if is_given or not flags.do_train:
+        return
+    batch, processes = flags.per_device_train_batch_size, world_size()
+    if batch % processes:
+        share = -(-batch // processes)
+        raise InputError(
+            f"the batch of {batch} does not divide among {processes} processes; --per_device_train_batch_size {share} "
+            f"makes it {share * processes}, or use another number of processes"
+        )
+    parser.set_defaults(per_device_train_batch_size=batch // processes)
 
 
 def set_precision(parser: RecipeArgumentParser, flags: argparse.Namespace, argv: list[str]) -> str:
@@ -297,24 +305,6 @@ def use_one_gpu_without_a_launcher(training_args: TrainingArguments, name: str) 
         training_args._n_gpu = 1
 
 
-def share_of(batch: int, processes: int) -> int:
-    """The benchmarked batch divided among processes, so that with any number of them the training is the same.
-
-    >>> share_of(32, 4)
-    8
-
-    Raises:
-        InputError: it does not divide, or leaves processes without an example.
-    """
-    if batch % processes:
-        share = -(-batch // processes)
-        raise InputError(
-            f"the batch of {batch} does not divide among {processes} processes; --per_device_train_batch_size {share} "
-            f"makes it {share * processes}, or use another number of processes"
-        )
-    return batch // processes
-
-
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Keeps the lines of a recipe's docstring, and lets a help text of any library hold a bare `%`."""
 
@@ -333,11 +323,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 def configure_logging() -> None:
     """What the recipes say goes to stdout as plain lines, beside the progress bars on stderr."""
-    if not log.handlers:
-        handler = StdoutHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-        log.propagate = False
+    log.handlers = [logging.StreamHandler(sys.stdout)]
+    log.propagate = False
     log.setLevel(logging.INFO)
     if not is_main_process():  # which says it all
         log.setLevel(logging.CRITICAL)
@@ -355,15 +342,3 @@ def configure_logging() -> None:
 def shows_progress_bars() -> bool:
     """A terminal does, and a notebook; in a file they would be written over and over."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules
-
-
-class StdoutHandler(logging.StreamHandler):
-    """Writes to whatever `sys.stdout` is at the time."""
-
-    @property
-    def stream(self) -> Any:
-        return sys.stdout
-
-    @stream.setter
-    def stream(self, value: Any) -> None:
-        pass

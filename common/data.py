@@ -10,20 +10,20 @@ import functools
 import hashlib
 import inspect
 import io
-import itertools
 import json
 import logging
 import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.errors import InputError, check_at_least_one, hub_errors, main_process_first
+from common.errors import InputError, hub_errors, main_process_first
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features
@@ -103,7 +103,7 @@ def split_columns(line: str) -> list[str]:
 def counts_words(path: str) -> bool:
     """Whether the first of three or more columns counts the words of each sentence from 1, in the first 1000 lines."""
     number, longest = 0, 0
-    for _, line in itertools.islice(read_lines(path), 1000):
+    for _, line in islice(read_lines(path), 1000):
         fields = split_columns(line)
         if not line.strip() or line.startswith("# ") or fields[0] == "-DOCSTART-":
             number = 0
@@ -234,30 +234,28 @@ def quote_fault(path: str, delimiter: str, digest: str) -> str | None:
 
 def read_json(path: str) -> Iterator[Row]:
     """Rows of a JSON file: a list of objects, an object with a list under `data`, or one object a line."""
-    start = next((line.lstrip()[:1] for _, line in read_lines(path) if line.strip()), "")
-    if path.endswith(".json") and start in ("[", "{"):
-        text = "\n".join(line for _, line in read_lines(path))
+
+    def parsed(text: str, number: int) -> Any:
         try:
-            document = json.loads(text)
-            rows = document.get("data", [document]) if isinstance(document, dict) else document
-            if not isinstance(rows, list):
-                raise InputError(f'{path}: "data" is not a list of rows')
-            for i, row in enumerate(rows, 1):
-                yield f"row {i}", check_object(path, f"row {i}", row)
-            return
+            return json.loads(text)
         except json.JSONDecodeError as error:
-            if error.msg != "Extra data" or start == "[":  # extra data after one object: JSON lines
-                raise InputError(f"{path}, line {error.lineno}: broken JSON ({error.msg})") from None
+            raise InputError(f"{path}, line {number + error.lineno - 1}: broken JSON ({error.msg})") from None
         except RecursionError:
-            raise InputError(f"{path}: JSON nested too deeply for a table of rows") from None
-    for number, line in read_lines(path):
-        if line.strip():
-            try:
-                yield f"line {number}", check_object(path, f"line {number}", json.loads(line))
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}, line {number}: broken JSON ({error.msg})") from None
-            except RecursionError:
-                raise InputError(f"{path}, line {number}: JSON nested too deeply for a row") from None
+            raise InputError(f"{path}, line {number}: JSON nested too deeply for a table of rows") from None
+
+    filled = (line.strip() for _, line in read_lines(path) if line.strip())
+    first, second = next(filled, ""), next(filled, "")
+    is_object_a_line = first.startswith("{") and first.endswith("}") and second.startswith("{")
+    if path.endswith(".json") and first.startswith(("[", "{")) and not is_object_a_line:
+        document = parsed("\n".join(line for _, line in read_lines(path)), 1)
+        rows = document.get("data", [document]) if isinstance(document, dict) else document
+        if not isinstance(rows, list):
+            raise InputError(f'{path}: "data" is not a list of rows')
+        placed = ((f"row {i}", row) for i, row in enumerate(rows, 1))
+    else:
+        placed = ((f"line {i}", parsed(line, i)) for i, line in read_lines(path) if line.strip())
+    for place, row in placed:
+        yield place, check_object(path, place, row)
 
 
 def check_object(path: str, place: str, row: Any) -> dict[str, Any]:
@@ -276,9 +274,8 @@ def read_parquet(path: str) -> Iterator[Row]:
     import pyarrow.parquet
     from datasets import Features
 
-    open_binary(path).close()
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        file = pyarrow.parquet.ParquetFile(open_binary(path))
         names = class_names(Features.from_arrow_schema(file.schema_arrow))
         number = 0
         for batch in file.iter_batches(1000):
@@ -470,23 +467,16 @@ def map_cached(dataset: "Dataset", function: Callable, tokenizer: Any, desc: str
     """`dataset.map` in batches, cached under the content of what shapes its result.
 
     `datasets` hashes the pickled function: for one that is imported that is its name, so an edit of this package
-    would be answered with the old features, and a tokenizer's hash changes with its first use.
+    would be answered with the old features; and a tokenizer with its folder, so a trained model's would be another.
     """
     from datasets.fingerprint import Hasher
 
-    options = {"tokenizer": tokenizer, **options}
-    # The backend without the truncation and padding that the last call left in it.
-    backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()  # what the last call left in it; the next one sets its own
     backend.no_padding()
     # What the Python side of a tokenizer adds to the same backend: DistilBERT's gives no token types, BERT's does.
-    wrapper = [
-        type(tokenizer).__name__,
-        tokenizer.model_input_names,
-        tokenizer.truncation_side,
-        version("transformers"),
-    ]
-    rest = sorted((key, value) for key, value in options.items() if key != "tokenizer")
+    wrapper = [type(tokenizer).__name__, tokenizer.model_input_names, tokenizer.truncation_side]
+    code = [source_digest(function), function.__name__, version("transformers")]
     workers = min(os.cpu_count() or 1, len(dataset) // 50_000)  # a process pays only for large inputs
     with main_process_first():
         return dataset.map(
@@ -494,10 +484,10 @@ def map_cached(dataset: "Dataset", function: Callable, tokenizer: Any, desc: str
             batched=True,
             with_indices=True,
             remove_columns=dataset.column_names,
-            fn_kwargs=options,
+            fn_kwargs={"tokenizer": tokenizer, **options},
             num_proc=workers if workers > 1 else None,
             new_fingerprint=Hasher.hash(
-                [dataset._fingerprint, source_digest(function), function.__name__, backend.to_str(), wrapper, rest]
+                [dataset._fingerprint, code, backend.to_str(), wrapper, sorted(options.items())]
             ),
             desc=desc,
         )
@@ -532,20 +522,16 @@ def hold_out(
         kinds: of each row, the labels in it; a group with one that occurs nowhere else stays in train.
         classes: of each row, to hold out of every class its share; None draws at random.
     """
-    from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
-    parts = round(1 / HELD_OUT_SHARE)
-    if classes is not None:  # scikit-learn wants as many rows in the largest class as there are parts
-        parts = min(parts, len(set(groups)), max(Counter(classes).values()))
-    if len(set(groups)) < 2 or parts < 2:
+    # scikit-learn wants as many rows in the largest class as there are parts.
+    largest = len(groups) if classes is None else max(Counter(classes).values())
+    parts = min(round(1 / HELD_OUT_SHARE), len(set(groups)), largest)
+    if parts < 2:
         raise InputError("--validation_file is missing, and train is too small to hold a part of it out")
-    if classes is None:
-        splitter = GroupShuffleSplit(n_splits=1, test_size=HELD_OUT_SHARE, random_state=seed)
-    else:
-        splitter = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn's, about classes with fewer rows than parts
-        train, held_out = (list(part) for part in next(splitter.split(groups, classes, groups=groups)))
+    splitter = (GroupKFold if classes is None else StratifiedGroupKFold)(parts, shuffle=True, random_state=seed)
+    with warnings.catch_warnings(action="ignore"):  # scikit-learn's, about classes with fewer rows than parts
+        train, held_out = (part.tolist() for part in next(splitter.split(groups, classes, groups)))
     known = set().union(*(kinds[i] for i in train))
     stay = {groups[i] for i in held_out if not kinds[i] <= known}
     train = sorted(train + [i for i in held_out if groups[i] in stay])
@@ -555,25 +541,19 @@ def hold_out(
     if not unseen:
         raise InputError("--validation_file is missing, and no row of train can be held out; name one")
     repeated = len(held_out) - len(unseen)
-    log.info(
-        "No validation file: %d of %d training rows are held out for it (seed %d%s).",
-        len(unseen),
-        len(dataset),
-        seed,
-        f"; {repeated} more repeat a text of train and are left out" * (repeated > 0),
-    )
+    left_out = f"; {repeated} more repeat a text of train and are left out" if repeated else ""
+    held = f"{len(unseen)} of {len(dataset)} training rows are held out for it (seed {seed}{left_out})"
+    log.info("No validation file: %s.", held)
     return {"train": dataset.select(train), "validation": dataset.select(unseen)}
 
 
 def take_rows(datasets: "DatasetDict", args: Any) -> "DatasetDict":
     """For a quick look: the first `--max_{train,eval,predict}_samples` rows of the splits; None takes all."""
-    flags = {"train": "max_train_samples", "test": "max_predict_samples"}
-    for split in datasets:
-        flag = flags.get(split, "max_eval_samples")
-        limit = getattr(args, flag)
+    limits = {"train": args.max_train_samples, "test": args.max_predict_samples}
+    for split, dataset in list(datasets.items()):
+        limit = limits.get(split, args.max_eval_samples)
         if limit is not None:
-            check_at_least_one(args, flag)
-            datasets[split] = datasets[split].select(range(min(limit, len(datasets[split]))))
+            datasets[split] = dataset.select(range(min(limit, len(dataset))))
     return datasets
 
 
@@ -607,6 +587,55 @@ def columns(dataset: "Dataset", *names: str) -> Iterator[tuple]:
 def source_name(dataset: "Dataset", split: str) -> str:
     """The file or the Hub's name that a split was read from, as `common.data` noted it; else the split's own."""
     return dataset.info.description or split
+
+
+# Values of rows and splits, checked
+
+
+def text_of(where: str, row: dict[str, Any], name: str) -> str:
+    """The text in a column of a row."""
+    if not isinstance(row.get(name), str):
+        kind = type(row[name]).__name__ if name in row else "missing"
+        raise InputError(f'{where}: "{name}" is not a text ({kind})')
+    return row[name]
+
+
+def check_all_or_none(datasets: "DatasetDict", name: str, remedy: str) -> None:
+    """Refuse rows that lack the gold value `name`; a test split may have none at all."""
+    for split, dataset in datasets.items():
+        lacking = [place for place, value in columns(dataset, "place", name) if value is None]
+        if lacking and (split != "test" or len(lacking) < len(dataset)):
+            raise InputError(f"{source_name(dataset, split)}, {lacking[0]}: {remedy}")
+
+
+def check_names(
+    datasets: "DatasetDict", name: str, names_in: Callable[[Any], Iterable[str]], known: Collection[str], kind: str
+) -> None:
+    """Refuse a label or entity type that training has not seen, and warn of two that differ in case alone.
+
+    Args:
+        name: the column of the gold values.
+        names_in: the names in one of these.
+        known: those of the training data.
+        kind: what they are called in messages.
+    """
+    for one, other in pairwise(sorted(known, key=str.casefold)):
+        if one.casefold() == other.casefold():
+            log.warning("Warning: %s and %s are two %ss, which differ in upper and lower case alone.", one, other, kind)
+    for split, dataset in datasets.items():
+        for place, value in columns(dataset, "place", name):
+            names = () if value is None else names_in(value)
+            unknown = next((of for of in names if of not in known), None)
+            if unknown is not None:
+                raise InputError(
+                    f'{source_name(dataset, split)}, {place}: {kind} "{unknown}" does not occur in train '
+                    f"({', '.join(sorted(known))}); add examples of it there, or rename it"
+                )
+
+
+def without_values(dataset: "Dataset", name: str) -> "Dataset":
+    """The split with None in a column of gold values that says nothing."""
+    return dataset.remove_columns(name).add_column(name, [None] * len(dataset), feature=dataset.features[name])
 
 
 # What is said of a split

@@ -56,14 +56,12 @@ def run_as_command(main: Callable[[], object]) -> None:
         if is_first_to_fail():
             print("Interrupted; the same command goes on where it can.", file=sys.stderr)
         raise SystemExit(130) from None
-    except OSError as error:
-        if error.errno == errno.EPIPE:  # `... | head` closed our stdout
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        elif error.errno == errno.ENOSPC:
-            fail(f"no space left on the device ({error.filename or 'while writing'}): free some, repeat the command")
-        else:
-            raise
+    except BrokenPipeError:  # `... | head` closed our stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
+        # Each library says in its own way that the disk is full; the last two are torch.save's.
+        if any(words in str(error) for words in ("No space left", "unexpected pos", "file write failed")):
+            fail("no space left on the device; free some and repeat the command")
         if world_size() > 1 and has_lost_others(error):
             fail("another process of this run has ended or is out of reach; the same command resumes")
         if isinstance(error, (ImportError, RuntimeError, ValueError)) and "install" in str(error).lower():
@@ -206,16 +204,6 @@ def go_offline_without_hub(*names: str | None) -> None:
     datasets.config.HF_HUB_OFFLINE = True
 
 
-def reaching_and_reading() -> tuple[type[Exception], ...]:
-    """What the libraries raise where a model or dataset is not reached, not found, or cannot be read."""
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError
-    from safetensors import SafetensorError
-
-    # ValueError: an unknown configuration or model type, broken JSON; RuntimeError: weights of another shape.
-    return OSError, ValueError, RuntimeError, HfHubHTTPError, DatasetsError, SafetensorError
-
-
 @contextmanager
 def hub_errors(kind: str, name: str) -> Iterator[None]:
     """Turn the libraries' many ways of saying "`name` cannot be loaded" into one `InputError` with the remedies. Of
@@ -225,22 +213,24 @@ def hub_errors(kind: str, name: str) -> Iterator[None]:
         kind: "model", "tokenizer" or "dataset", for the message.
         name: the Hub name or local path that was asked for.
     """
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+    from safetensors import SafetensorError
+
     try:
         with main_process_first():
             yield
     except InputError:
         raise
-    except reaching_and_reading() as error:  # any other is a bug, and keeps its traceback
+    # ValueError: an unknown configuration or model type, broken JSON; RuntimeError: weights of another shape. Any other
+    # error is a bug, and keeps its traceback.
+    except (OSError, ValueError, RuntimeError, HfHubHTTPError, DatasetsError, SafetensorError) as error:
         # Weights of another shape and datasets that are programs are said by one; else it is a bug.
         if isinstance(error, RuntimeError) and not any(word in str(error) for word in ("mismatch", "scripts")):
             raise
         reason = " ".join(str(error).split())[:200]
-        if os.path.isdir(name):
-            raise InputError(f"{name}: cannot be loaded as a {kind}: {reason}") from error
-        if hub_answers():
-            raise InputError(
-                f'the {kind} "{name}" cannot be loaded from the Hub: {reason}; check the name or log in'
-            ) from error
+        if os.path.isdir(name) or hub_answers():
+            raise InputError(f"{name}: cannot be loaded as a {kind}: {reason}; check the name or log in") from error
         cache = os.environ.get("HF_HOME", "unset")
         raise InputError(
             f'the {kind} "{name}" is neither a local path nor in the cache (HF_HOME={cache}), and the Hub does not '

@@ -1,6 +1,5 @@
 """Scores as the official scorers give them, without network or downloaded code; errors by kind; trivial baselines."""
 
-import functools
 import logging
 import re
 import string
@@ -10,6 +9,7 @@ from itertools import chain, groupby
 from typing import Any
 
 import datasets
+import evaluate
 import numpy as np
 
 from common.data import is_tag
@@ -52,30 +52,23 @@ def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     return spans
 
 
-@functools.cache
-def metric_class() -> type:
-    """`Scores`, an `evaluate.Metric`: `metric_class()("entities", keep_in_memory=True).compute(predictions=...,
-    references=...)`. Its kinds are those of `KINDS`; what they are, and the rules they follow, is said at the functions
-    below. `evaluate` takes seconds to import, which `--help` need not wait for.
-    """
-    import evaluate
+class Scores(evaluate.Metric):
+    """`Scores("entities", keep_in_memory=True).compute(predictions=..., references=...)`. Its kinds are those of
+    `KINDS`; what they are, and the rules they follow, is said at the functions below."""
 
-    class Scores(evaluate.Metric):
-        def _info(self) -> evaluate.MetricInfo:
-            function, citation, predicted, gold = KINDS[self.config_name]
-            return evaluate.MetricInfo(
-                description=function.__doc__,
-                citation=citation,
-                inputs_description="predictions and references: one each a row",
-                features=datasets.Features({"predictions": predicted, "references": gold}),
-            )
+    def _info(self) -> evaluate.MetricInfo:
+        function, citation, predicted, gold = KINDS[self.config_name]
+        return evaluate.MetricInfo(
+            description=function.__doc__,
+            citation=citation,
+            inputs_description="predictions and references: one each a row",
+            features=datasets.Features({"predictions": predicted, "references": gold}),
+        )
 
-        def _compute(self, predictions: Sequence, references: Sequence, **options: Any) -> dict[str, Any]:
-            if not len(references):
-                raise ValueError("no rows to score")
-            return KINDS[self.config_name][0](references, predictions, **options)
-
-    return Scores
+    def _compute(self, predictions: Sequence, references: Sequence, **options: Any) -> dict[str, Any]:
+        if not len(references):
+            raise ValueError("no rows to score")
+        return KINDS[self.config_name][0](references, predictions, **options)
 
 
 def score(kind: str, references: Sequence, predictions: Sequence, **options: Any) -> dict[str, Any]:
@@ -84,8 +77,7 @@ def score(kind: str, references: Sequence, predictions: Sequence, **options: Any
     >>> score("classes", [1, 0], [1, 1])["accuracy"]
     0.5
     """
-    metric = metric_class()(kind, keep_in_memory=True)
-    return metric.compute(predictions=predictions, references=references, **options)
+    return Scores(kind, keep_in_memory=True).compute(predictions=predictions, references=references, **options)
 
 
 def entity_scores(references: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> dict:

@@ -2,18 +2,21 @@
 
 import json
 import logging
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
-from common.data import Row, Source, column, columns, repetitions, source_name, window_facts
+from common import data
+from common.data import Row, Source
 from common.errors import InputError
 from common.metrics import answer_scores, chosen_answers, nearest_name, null_odds, score, score_line, show_facts, table
 
@@ -63,13 +66,8 @@ def questions_and_answers(source: "Source") -> Iterator[dict]:
     """
     for number, (place, row) in enumerate(question_rows(source), 1):
         where = f"{source.name}, {place}"
-        for name in ("question", "context"):
-            if not isinstance(row.get(name), str):
-                kind = type(row[name]).__name__ if name in row else "missing"
-                raise InputError(
-                    f'{where}: "{name}" is not a text ({kind}); every row needs a question and its context'
-                )
-        context, note = row["context"], "" if row["context"].strip() else "empty context"
+        question, context = (data.text_of(where, row, name) for name in ("question", "context"))
+        note = "" if context.strip() else "empty context"
         answers = read_answers(where, row)
         placed = []
         for text, start in answers or ():
@@ -82,7 +80,7 @@ def questions_and_answers(source: "Source") -> Iterator[dict]:
         yield {
             "id": str(number if row.get("id") in (None, "") else row["id"]),
             "title": str(row.get("title") or ""),
-            "question": row["question"].strip(),
+            "question": question.strip(),
             "context": context,
             "answers": None if answers is None else [text for text, _ in answers],
             "answer_starts": None if answers is None else placed,
@@ -113,12 +111,9 @@ def read_answers(where: str, row: dict[str, Any]) -> list[tuple[str, int]] | Non
             raise InputError(f'{where}: "answers" needs lists "text" and "answer_start" of one length')
         answers = [{"text": t, "answer_start": s} for t, s in zip(texts, starts or [None] * len(texts), strict=True)]
     placed = []
-    if isinstance(answers, str):
-        answers = [answers]
-    for answer in answers if isinstance(answers, list) else [None]:
-        answer = {"text": answer} if isinstance(answer, str) else answer
-        text = answer.get("text") if isinstance(answer, dict) else None
-        start = answer.get("answer_start") if isinstance(answer, dict) else None
+    for answer in answers if isinstance(answers, list) else [answers]:
+        fields = answer if isinstance(answer, dict) else {"text": answer}
+        text, start = fields.get("text"), fields.get("answer_start")
         if start in (None, "", -1, "-1"):
             start = -1
             if text == "":  # as some write that there is no answer
@@ -188,36 +183,27 @@ def checked_questions(datasets: Any, version_2: bool | None) -> tuple[Any, bool]
             the user says that there are none.
     """
     unanswerable = {}
+    data.check_all_or_none(datasets, "answers", 'no "answers" or answer_text; an unanswerable question has empty ones')
     for split, dataset in list(datasets.items()):
-        answers, name = dataset["answers"][:], source_name(dataset, split)
-        without = [place for place, gold in zip(column(dataset, "place"), answers, strict=True) if gold is None]
-        if without and (split != "test" or len(without) < len(dataset)):
-            raise InputError(
-                f'{name}, {without[0]}: no "answers" or answer_text; an unanswerable question has empty ones'
-            )
-        repeated = [i for i, count in Counter(column(dataset, "id")).items() if count > 1]
+        answers, name = dataset["answers"][:], data.source_name(dataset, split)
+        repeated = [i for i, count in Counter(data.column(dataset, "id")).items() if count > 1]
         if repeated and split != "train":
             raise InputError(f'{name}: id "{repeated[0]}" and {len(repeated) - 1} more occur twice; ids must differ')
-        if repeated:
-            log.warning("Warning: %d ids of train occur more than once.", len(repeated))
         if any(answers):
             unanswerable[split] = sum(not gold for gold in answers)
         elif split != "test":
             raise InputError(f"{name}: no question has an answer; questions to predict alone are a --test_file")
         else:
-            withheld = dataset.remove_columns("answers")
-            datasets[split] = withheld.add_column("answers", [None] * len(dataset), feature=dataset.features["answers"])
+            datasets[split] = data.without_values(dataset, "answers")
     if "train" in datasets:
         train = datasets["train"]
-        keep = [i for i, starts in enumerate(column(train, "answer_starts")) if not starts or max(starts) >= 0]
+        keep = [i for i, starts in enumerate(data.column(train, "answer_starts")) if not starts or max(starts) >= 0]
         lost = len(train) - len(keep)
         if lost > 0.05 * len(train):
-            kept = set(keep)
-            first = next(place for i, place in enumerate(column(train, "place")) if i not in kept)
+            first = train[min(set(range(len(train))) - set(keep))]["place"]
             raise InputError(
-                f"{source_name(train, 'train')}, {first}: the answers of this question and {lost - 1} more of "
-                f"{len(train)} are not in their context at answer_start; "
-                "check that it counts characters from 0, in the context as it stands"
+                f"{data.source_name(train, 'train')}, {first}: the answers of this question and {lost - 1} more of "
+                f"{len(train)} are not in their context at answer_start; check that it counts characters from 0"
             )
         if lost:
             log.warning("Warning: %d questions of train are dropped, for their answers cannot be placed.", lost)
@@ -268,17 +254,15 @@ def answer_files(dataset: "Dataset", spans: list[dict], version_2: bool) -> dict
         gold = {} if row["answers"] is None else {name: row[name] for name in ("answers", "answer_starts")}
         place = {name: of[name] for name in ("start", "end", "probability")}
         rows.append({name: row[name] for name in ("id", "question", "context")} | gold | {"predicted": answer} | place)
+    indented = partial(json.dumps, indent=1, ensure_ascii=False)
     files: dict[str, Any] = {
         "predictions.jsonl": (rows, partial(json.dumps, ensure_ascii=False)),
-        "predictions.json": ([dict(zip(ids, answers, strict=True))], partial(json.dumps, indent=1, ensure_ascii=False)),
-        "nbest_predictions.json": (
-            [dict(zip(ids, n_best, strict=True))],
-            partial(json.dumps, indent=1, ensure_ascii=False),
-        ),
+        "predictions.json": ([dict(zip(ids, answers, strict=True))], indented),
+        "nbest_predictions.json": ([dict(zip(ids, n_best, strict=True))], indented),
     }
     if version_2:
         odds = {question: null_odds(row) for question, row in zip(ids, spans, strict=True)}
-        files["null_odds.json"] = ([odds], partial(json.dumps, indent=1))
+        files["null_odds.json"] = ([odds], indented)
     return files
 
 
@@ -294,14 +278,8 @@ def with_probabilities(question: dict, version_2: bool) -> list[dict[str, Any]]:
     if version_2:
         candidates = [*candidates, {"text": "", "start": None, "end": None, "score": question["null_score"]}]
         candidates.sort(key=lambda candidate: -candidate["score"])
-    if not candidates:
-        return []
-    weights = [math.exp(candidate["score"] - candidates[0]["score"]) for candidate in candidates]
-    total = sum(weights)
-    return [
-        {**candidate, "probability": round(weight / total, 4)}
-        for candidate, weight in zip(candidates, weights, strict=True)
-    ]
+    shares = softmax([candidate["score"] for candidate in candidates]) if candidates else ()
+    return [{**c, "probability": round(float(share), 4)} for c, share in zip(candidates, shares, strict=True)]
 
 
 def tokenize_questions(
@@ -366,17 +344,15 @@ def tokenize_questions(
             features["starts"].append([start for start, _ in spans])
             features["ends"].append([end for _, end in spans])
     if labelled:
-        windows_of: dict[int, list[int]] = {}
-        for window, sample in enumerate(sample_of_window):
-            windows_of.setdefault(sample, []).append(window)
-        features["labels"] = [None] * len(sample_of_window)
-        for sample, windows in windows_of.items():
+        features["labels"] = []
+        for sample, of_sample in groupby(range(len(sample_of_window)), key=sample_of_window.__getitem__):
+            windows = list(of_sample)
             gold = zip(batch["answers"][sample], batch["answer_starts"][sample], strict=True)
             first = next(((start, start + len(text)) for text, start in gold if start >= 0), None)
             spans = answer_positions([encoding.encodings[w] for w in windows], first)
             for window, span in zip(windows, spans, strict=True):
                 cls = encoding["input_ids"][window].index(tokenizer.cls_token_id)
-                features["labels"][window] = list(span or (cls, cls))
+                features["labels"].append(list(span or (cls, cls)))
     return features
 
 
@@ -500,10 +476,7 @@ def padded(rows: Sequence[Sequence[float]]) -> np.ndarray:
     >>> padded([[0], [1, 2]]).tolist()
     [[0, -1], [1, 2]]
     """
-    array = np.full((len(rows), max(map(len, rows))), -1, dtype=np.asarray(rows[0]).dtype)
-    for i, row in enumerate(rows):
-        array[i, : len(row)] = row
-    return array
+    return pad_sequence([torch.as_tensor(row) for row in rows], batch_first=True, padding_value=-1).numpy()
 
 
 def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
@@ -514,20 +487,21 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
         with and without an answer.
     """
     facts = {}
-    for split, (duplicates, in_train) in repetitions(datasets, "context").items():
+    for split, (duplicates, in_train) in data.repetitions(datasets, "context").items():
         dataset, windows = datasets[split], features[split]
-        is_answered = list(map(bool, column(dataset, "answers")))
-        # Windows without an answer point at one position twice, and so does an answer of one piece; [CLS] comes first.
-        unanswerable = outside = None
-        if "labels" in windows.column_names:
-            held = {row for row, labels in columns(windows, "row", "labels") if labels[1] > 0}
-            unanswerable = is_answered.count(False)
+        classes: dict[str, int] = {}
+        outside = None
+        if has_answers(dataset):
+            is_answered = list(map(bool, data.column(dataset, "answers")))
+            classes = {"answered": sum(is_answered), "no answer": is_answered.count(False)}
+            # Windows without an answer point at one position twice, and so does an answer of one piece; [CLS] comes
+            # first.
+            held = {row for row, labels in data.columns(windows, "row", "labels") if labels[1] > 0}
             outside = sum(answered and i not in held for i, answered in enumerate(is_answered))
-        classes = {"answered": sum(is_answered), "no answer": is_answered.count(False)} if has_answers(dataset) else {}
-        facts[split] = window_facts(dataset, windows, in_train) | dict(
+        facts[split] = data.window_facts(dataset, windows, in_train) | dict(
             contexts=len(dataset) - duplicates,
-            no_answer=unanswerable,
-            question_cut=len({row for row, is_cut in columns(windows, "row", "question_cut") if is_cut}),
+            no_answer=classes.get("no answer"),
+            question_cut=len({row for row, is_cut in data.columns(windows, "row", "question_cut") if is_cut}),
             outside=outside,
             classes=classes,
         )
@@ -548,7 +522,7 @@ def show_answers(split: str, dataset: Any, spans: list[dict], scores: dict[str, 
     golds = dataset["answers"][:]
     if golds[0] is None:
         return
-    words = [(question.split() or [""])[0].lower() for question in column(dataset, "question")]
+    words = [(question.split() or [""])[0].lower() for question in data.column(dataset, "question")]
     kinds = ["all", *(word for word, _ in Counter(words).most_common(8))]
     answers = chosen_answers(spans, 0.0 if version_2 else None)
     each = [answer_scores(text, gold, version_2) for text, gold in zip(answers, golds, strict=True)]
@@ -558,6 +532,6 @@ def show_answers(split: str, dataset: Any, spans: list[dict], scores: dict[str, 
         rows.append([kind, *(100 * float(np.mean(column)) for column in zip(*of_kind, strict=True)), len(of_kind)])
     log.info("\n%s (%d questions)\n%s", split, len(golds), table(["first word", "exact match", "f1", "support"], rows))
     log.info("%s: %s.", split, score_line(scores))
-    nearest = [nearest_name(question, context) for question, context in columns(dataset, "question", "context")]
+    nearest = [nearest_name(question, context) for question, context in data.columns(dataset, "question", "context")]
     baseline = score("answers", golds, nearest, version_2=version_2)
     log.info("The nearest name or number (trivial baseline): %s.", score_line(baseline, ["exact_match", "f1"]))

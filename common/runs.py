@@ -15,9 +15,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
@@ -77,7 +79,10 @@ class Run:
     is_replaced: bool = False
     seen: dict[str, Any] | None = None  # the record that was in the folder when it was looked into
     lock: Any = None
-    stopwatch: "Stopwatch" = dataclasses.field(default_factory=lambda: Stopwatch())
+    began: float = dataclasses.field(default_factory=lambda: psutil.Process().create_time())
+    train_began: float | None = None
+    train_ended: float | None = None
+    logged_before: int = 0  # entries in the Trainer's log when training began
 
     def file(self, name: str, split: str) -> Path:
         """Where predictions of a split go: `name` for the last one (test, else validation), and for those before it
@@ -127,7 +132,7 @@ def open_run(
         "identity": run_identity(recipe_file, args, training_args, datasets),
         "command": f"python -m recipes.{Path(recipe_file).stem} {shlex.join(words)}".strip(),
         "arguments": {**dataclasses.asdict(args), **training_args.to_dict()},
-        "versions": versions(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "datasets", "evaluate", "accelerate")},
         "device": str(training_args.device),
         "precision": precision_name(training_args),
         "processes": training_args.world_size,
@@ -135,7 +140,7 @@ def open_run(
         "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     run = Run(folder, record, args.model_name_or_path, datasets)
-    run.callbacks = [TakeFolder(run), run.stopwatch, CompleteCheckpoints(limit), StopOnSignal()]
+    run.callbacks = [TakeFolder(run), CompleteCheckpoints(limit), StopOnSignal()]
     if is_main_process():
         look_into(run, args, training_args)
     run.results, run.checkpoint, run.is_trained = from_main_process((run.results, run.checkpoint, run.is_trained))
@@ -147,7 +152,7 @@ def open_run(
 def look_into(run: Run, args: Any, training_args: TrainingArguments) -> None:
     """Compare the folder's record with this run's, and set `results`, `is_trained`, `checkpoint` or `is_replaced`."""
     folder, identity = run.folder, run.record["identity"]
-    overwrite = getattr(args, "overwrite", False)
+    overwrite = args.overwrite
     resume = training_args.resume_from_checkpoint
     is_named = training_args.do_train and resume is not None and str(resume).lower() not in ("true", "false")
     if is_named:
@@ -159,14 +164,10 @@ def look_into(run: Run, args: Any, training_args: TrainingArguments) -> None:
         return
     release(folder, lock_folder(folder))  # it is refused where another process holds it
     old = run.seen = read_record(folder)
-    if old is None:
+    if old is None or "identity" not in old:
         foreign = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
         if foreign:
-            raise InputError(
-                f"{folder}: holds {foreign[0]} but no {RUN_FILE}, so it is not a run; choose another --output_dir"
-            )
-    elif "identity" not in old:
-        raise InputError(f"{folder / RUN_FILE}: is not one of these recipes'; choose another --output_dir")
+            raise InputError(f"{folder}: holds {foreign[0]} and no run; choose another --output_dir")
     elif old["identity"] != identity:
         # A run that stopped before its first checkpoint has nothing to lose.
         if not overwrite and (old["status"] != "running" or own_checkpoints(folder)):
@@ -236,7 +237,7 @@ def save_model(run: Run, trainer: Any) -> None:
             os.replace(path, run.folder / path.name)
         staging.rmdir()
         trainer.state.save_to_json(str(run.folder / "trainer_state.json"))
-        run.record |= {"status": "trained", "hub_model_id": trainer.hub_model_id, **speed(run.stopwatch, trainer)}
+        run.record |= {"status": "trained", "hub_model_id": trainer.hub_model_id, **speed(run, trainer)}
         write_record(run)
 
 
@@ -254,9 +255,8 @@ def finish_run(run: Run, trainer: Any, results: dict[str, float], facts: dict[st
     if trainer.args.do_train:
         write_atomically(run.folder / "config.json", config.to_json_string())
     write_atomically(run.folder / RESULTS_FILE, json.dumps(results, indent=2, default=float))
-    watch = run.stopwatch
     seconds = run.record.get("seconds", {})
-    took = time.time() - (watch.train_ended or watch.began)
+    took = time.time() - (run.train_ended or run.began)
     if seconds:
         seconds["evaluation"] = round(seconds["evaluation"] + took, 1)
     seconds["total"] = round(sum(seconds.values()) or took, 1)
@@ -279,11 +279,8 @@ def write_record(run: Run) -> None:
 
 def command_line(module: str, *arguments: Any) -> str:
     """A command of this repository to be pasted into the shell, with the interpreter that runs now."""
-    python = sys.executable
-    if shutil.which("python") == python:
-        python = "python"
-    elif Path(python).is_relative_to(Path.cwd()):
-        python = str(Path(python).relative_to(Path.cwd()))
+    is_here = Path(sys.executable).is_relative_to(Path.cwd())
+    python = os.path.relpath(sys.executable) if is_here else sys.executable
     return shlex.join([python, "-m", module, *map(str, arguments)])
 
 
@@ -315,15 +312,15 @@ def push_to_hub(folder: Path, trainer: Any) -> None:
     log.info("Uploaded: %s", place)
 
 
-def speed(watch: "Stopwatch", trainer: Any) -> dict[str, Any]:
+def speed(run: Run, trainer: Any) -> dict[str, Any]:
     """Where the time until the end of training went, in seconds: set-up (from the start of the process), training, and
     evaluation within it; and useful tokens a second of the training, padding not counted."""
-    history = trainer.state.log_history[watch.logged_before :]
+    history = trainer.state.log_history[run.logged_before :]
     evaluated = sum(row["eval_runtime"] for row in history if "eval_runtime" in row)
-    trained = watch.train_ended - watch.train_began - evaluated
+    trained = run.train_ended - run.train_began - evaluated
     tokens_per_second = round(trainer.useful_tokens / trained, 1)
     log.info("Training: %.0f useful tokens a second.", tokens_per_second)
-    seconds = {"set-up": watch.train_began - watch.began, "training": trained, "evaluation": evaluated}
+    seconds = {"set-up": run.train_began - run.began, "training": trained, "evaluation": evaluated}
     return {
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "useful_tokens_per_second": tokens_per_second,
@@ -394,12 +391,6 @@ def release(folder: Path, lock: Any) -> None:
     (folder / LOCK).unlink(missing_ok=True)
 
 
-def versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("torch", "transformers", "datasets", "evaluate", "accelerate")}
-
-
 # Checkpoints
 
 
@@ -429,29 +420,17 @@ def checkpoint_fault(checkpoint: Path) -> str | None:
 
 
 class TakeFolder(TrainerCallback):
+    """Takes the folder when training begins, and notes when it began and ended, in seconds since the epoch."""
+
     def __init__(self, run: Run):
         self.run = run
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.run.take()
-
-
-class Stopwatch(TrainerCallback):
-    """When the process and its training began and ended, in seconds since the epoch."""
-
-    def __init__(self) -> None:
-        import psutil
-
-        self.began = psutil.Process().create_time()
-        self.train_began: float | None = None
-        self.train_ended: float | None = None
-        self.logged_before = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.train_began, self.logged_before = time.time(), len(state.log_history)
+        self.run.train_began, self.run.logged_before = time.time(), len(state.log_history)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.train_ended = time.time()
+        self.run.train_ended = time.time()
 
 
 class CompleteCheckpoints(TrainerCallback):
@@ -500,12 +479,11 @@ class StopOnSignal(TrainerCallback):
 
     def agree(self) -> int:
         """The signal that any process has received, or 0: they reach processes at different steps, or not all."""
-        self.agreed = self.received
-        if self.group is not None:
-            received = torch.tensor(self.received)
-            torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX, group=self.group)
-            self.agreed = int(received)
-        return self.agreed
+        if self.group is None:
+            return self.received
+        received = torch.tensor(self.received)
+        torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX, group=self.group)
+        return int(received)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.agree():

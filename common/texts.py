@@ -4,12 +4,13 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from common.data import Source, column, columns, repetitions, source_name, window_facts
+from common import data
+from common.data import Source
 from common.errors import InputError
 from common.metrics import label_scores, score_line, show_facts, split_of, table
 from common.thresholds import decide, probabilities
@@ -55,8 +56,8 @@ def find_columns(
         labels = labels or tuple(column for column in row if column not in texts)[:1]
     texts = texts or infer_texts(name, row, count, labels)
     if len(texts) != count:
-        other = "; recipes.nli is the recipe for two" if count == 1 else "; recipes.text_classification reads one"
-        raise InputError(f"--text_columns {' '.join(texts)}: this recipe reads {count} text{'s' * (count > 1)}{other}")
+        others = "recipes.text_classification reads one text, recipes.nli two"
+        raise InputError(f"--text_columns {' '.join(texts)}: this recipe reads {count}; {others}")
     labels = labels or infer_labels(name, row, texts)
     if not (text_columns and label_columns):
         named = " and ".join(texts), ", ".join(labels) or "none"
@@ -79,9 +80,8 @@ def infer_texts(name: str, row: dict[str, Any], count: int, labels: Sequence[str
     if len(known) == 1 or (not known and len(others) == count):
         return known[0] if known else tuple(others)
     raise InputError(
-        f"{name}: cannot tell which of its columns ({', '.join(row)}) "
-        f"{'hold the two texts' if count > 1 else 'holds the text'}; name {'them' if count > 1 else 'it'} with "
-        "--text_columns, or add --no_header if the first line does not name the columns"
+        f"{name}: cannot tell which of its columns ({', '.join(row)}) to read; name {count} with --text_columns, or "
+        "add --no_header if the first line does not name the columns"
     )
 
 
@@ -115,12 +115,7 @@ def labelled_texts(
     """
     for place, row in source.rows():
         where = f"{source.name}, {place}"
-        texts = []
-        for name in text_columns:
-            if not isinstance(row.get(name), str):
-                kind = type(row[name]).__name__ if name in row else "missing"
-                raise InputError(f'{where}: "{name}" is not a text ({kind})')
-            texts.append(row[name])
+        texts = [data.text_of(where, row, name) for name in text_columns]
         is_labelled = bool(label_columns) and all(column in row for column in label_columns)
         yield {
             "text": texts[0],
@@ -216,7 +211,7 @@ def checked_labels(
         InputError: rows without a label, one class only, scores that are none, or a label that training has not seen.
     """
     # Without a training split the labels of all splits; a trained model's own then say whether they are known.
-    of_split = {split: set(column(dataset, "label")) - {None} for split, dataset in datasets.items()}
+    of_split = {split: set(data.column(dataset, "label")) - {None} for split, dataset in datasets.items()}
     everywhere = set().union(*of_split.values())
     if several is None:
         several = names is None and not regression and any("|" in label for label in everywhere)
@@ -234,7 +229,7 @@ def checked_labels(
         what = "score" if regression else "label"
         only = next(iter(values), "empty")
         raise InputError(
-            f"{source_name(datasets['train'], 'train')}: every {what} is {only}; there is nothing to learn"
+            f"{data.source_name(datasets['train'], 'train')}: every {what} is {only}; there is nothing to learn"
         )
     if regression:
         check_scores(datasets)
@@ -242,7 +237,7 @@ def checked_labels(
     if names is not None:
         return datasets, list(names), False
     ordered = sorted(values, key=float if all(map(is_number, values)) else str)
-    check_classes(datasets, ordered, several)
+    data.check_names(datasets, "label", names_in if several else lambda label: [label], ordered, "label")
     if several:
         example = max(sorted(everywhere), key=lambda label: label.count("|"), default="")
         log.info('Rows may have several labels, as "%s": %d labels in all.', example, len(ordered))
@@ -256,14 +251,13 @@ def without_unlabelled(datasets: Any, withheld: set[str], several: bool) -> Any:
         InputError: another split has none, or a label is empty where a row has exactly one.
     """
     for split, dataset in list(datasets.items()):
-        labels, name = list(column(dataset, "label")), source_name(dataset, split)
+        labels, name = list(data.column(dataset, "label")), data.source_name(dataset, split)
         if "" in labels and not several:
             place = dataset[labels.index("")]["place"]
             raise InputError(f"{name}, {place}: its label is empty; every row needs one, or none and no such column")
         kept = [i for i, label in enumerate(labels) if label is not None and label not in withheld]
         if not kept and split == "test":
-            unlabelled = dataset.remove_columns("label")
-            datasets[split] = unlabelled.add_column("label", [None] * len(dataset), feature=dataset.features["label"])
+            datasets[split] = data.without_values(dataset, "label")
         elif not kept:
             place = dataset[0]["place"]
             raise InputError(f"{name}, {place}: no label; add one, or name the column with --label_column")
@@ -279,27 +273,12 @@ def without_unlabelled(datasets: Any, withheld: set[str], several: bool) -> Any:
 
 def check_scores(datasets: Any) -> None:
     for split, dataset in datasets.items():
-        for place, label in columns(dataset, "place", "label"):
-            where = f"{source_name(dataset, split)}, {place}"
+        for place, label in data.columns(dataset, "place", "label"):
+            where = f"{data.source_name(dataset, split)}, {place}"
             if label is not None and not is_finite(label):
                 raise InputError(f'{where}: label "{label}" is not a number, but scores are learned')
             if label is not None and float(label) == -100:  # the Trainer's mark of what is not trained on
                 raise InputError(f"{where}: a score of -100 would be passed over in training; shift scores")
-
-
-def check_classes(datasets: Any, label_list: Sequence[str], several: bool) -> None:
-    for one, other in pairwise(sorted(label_list, key=str.casefold)):
-        if one.casefold() == other.casefold():
-            log.warning("Warning: %s and %s are two classes, which differ in upper and lower case alone.", one, other)
-    for split, dataset in datasets.items():
-        for place, label in columns(dataset, "place", "label"):
-            names = [] if label is None else names_in(label) if several else [label]
-            unknown = [name for name in names if name not in label_list]
-            if unknown:
-                raise InputError(
-                    f'{source_name(dataset, split)}, {place}: label "{unknown[0]}" does not occur in train '
-                    f"({', '.join(label_list)}); add examples of it there, or rename it"
-                )
 
 
 def has_labels(dataset: Any) -> bool:
@@ -310,11 +289,11 @@ def has_labels(dataset: Any) -> bool:
 def label_groups(dataset: Any, is_regression: bool) -> dict[str, list | None]:
     """For `common.data.hold_out`: copies of a text are one group, and every class gives its share; of a row with
     several labels the rarest counts."""
-    pairs = columns(dataset, "text", "text_pair")
+    pairs = data.columns(dataset, "text", "text_pair")
     texts = [text if pair is None else f"{text}\n{pair}" for text, pair in pairs]
     if is_regression:
         return {"groups": texts, "texts": texts, "kinds": [set() for _ in texts]}
-    kinds = [set(names_in(label)) for label in column(dataset, "label")]
+    kinds = [set(names_in(label)) for label in data.column(dataset, "label")]
     counts = Counter(chain.from_iterable(kinds))
     classes = [min(names, key=lambda name: (counts[name], name), default="") for names in kinds]
     return {"groups": texts, "texts": texts, "kinds": kinds, "classes": classes}
@@ -402,18 +381,9 @@ def tokenize_texts(
     encoding = tokenizer(batch["text"], pairs, **(windows if stride else {}))
     samples = encoding.pop("overflow_to_sample_mapping", range(len(indices)))
     whole = [len(ids) for ids in encoding["input_ids"]]
-    features = {key: list(values) for key, values in encoding.items()}
-    cut = [i for i, length in enumerate(whole) if length > max_length]
-    if cut:
-        shorter = tokenizer(
-            [batch["text"][i] for i in cut],
-            None if pairs is None else [pairs[i] for i in cut],
-            truncation=True,
-            max_length=max_length,
-        )
-        for key, values in shorter.items():
-            for i, value in zip(cut, values, strict=True):
-                features[key][i] = value
+    if max(whole) > max_length:
+        encoding = tokenizer(batch["text"], pairs, truncation=True, max_length=max_length)
+    features = dict(encoding)
     features["row"] = [indices[sample] for sample in samples]
     features |= {"length": [len(ids) for ids in features["input_ids"]], "whole_length": whole}
     if scores or label2id is not None:
@@ -446,19 +416,15 @@ def describe(datasets: Any, features: Any, label_list: Sequence[str] | None) -> 
         `classes`, the rows of each; `cut`, rows that are.
     """
     facts = {}
-    for split, (duplicates, in_train) in repetitions(datasets, "text", "text_pair").items():
-        labels = [label for label in column(datasets[split], "label") if label is not None and label_list is not None]
-        facts[split] = window_facts(datasets[split], features[split], in_train, "whole_length") | dict(
-            cut=sum(whole > kept for whole, kept in columns(features[split], "whole_length", "length")),
-            duplicates=duplicates,
-            classes=dict(Counter(chain.from_iterable(map(names_in, labels)))),
+    for split, (duplicates, in_train) in data.repetitions(datasets, "text", "text_pair").items():
+        dataset, windows = datasets[split], features[split]
+        labels = filter(None, data.column(dataset, "label")) if label_list is not None else ()
+        cut = sum(whole > kept for whole, kept in data.columns(windows, "whole_length", "length"))
+        facts[split] = data.window_facts(dataset, windows, in_train, "whole_length") | dict(
+            cut=cut, duplicates=duplicates, classes=dict(Counter(chain.from_iterable(map(names_in, labels))))
         )
-        if facts[split]["cut"] > 0.05 * len(datasets[split]):
-            log.warning(
-                "Warning: %d rows of %s are cut; a longer --max_seq_length reads them whole.",
-                facts[split]["cut"],
-                split,
-            )
+        if cut > 0.05 * len(dataset):
+            log.warning("Warning: %d rows of %s are cut; a longer --max_seq_length reads them whole.", cut, split)
     meaning = (
         "pieces: word pieces in a row, mean; longest: 99 % are not longer. windowed: read in several windows.\n"
         "in train, duplicates: rows that repeat one of train, or of the split. cut: longer than --max_seq_length."
@@ -488,7 +454,7 @@ def show_labels(
     log.info("\n%s (%d rows)\n%s", split, len(gold), table(header, rows))
     log.info("%s: %s.", split, score_line(scores))
     if "train" in datasets:
-        labels = chain.from_iterable(map(names_in, column(datasets["train"], "label")))
+        labels = chain.from_iterable(map(names_in, data.column(datasets["train"], "label")))
         commonest = Counter(labels).most_common(1)[0][0]
         always = np.full_like(logits, -1)
         always[:, label_list.index(commonest)] = 1

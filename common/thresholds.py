@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import expit, log_softmax, softmax
 
 from common.errors import InputError
 
@@ -81,7 +82,6 @@ def fit_temperature(logits: np.ndarray, gold: np.ndarray) -> float:
     3.64
     """
     from scipy.optimize import minimize_scalar
-    from scipy.special import log_softmax
 
     def loss(temperature: float) -> float:
         return -log_softmax(logits / temperature, axis=-1)[np.arange(len(gold)), gold].mean()
@@ -110,8 +110,6 @@ def choose_thresholds(goal: str, logits: np.ndarray, gold: np.ndarray, label_lis
 
 def probabilities(logits: np.ndarray, several: bool) -> np.ndarray:
     """Of each class among all, or with `several` of each label by itself."""
-    from scipy.special import expit, softmax
-
     return expit(logits) if several else softmax(logits, axis=-1)
 
 

@@ -10,8 +10,8 @@ import logging
 import math
 import os
 import re
-import shutil
 import time
+import timeit
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from accelerate import Accelerator
 from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoConfig, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import seed_worker
 
 from common.errors import InputError, hub_errors, told_by_main_process
@@ -89,12 +90,8 @@ def cpu_bf16_speedup() -> float:
     seconds = []
     for dtype in (torch.float32, torch.bfloat16):
         x, weight = torch.ones(512, 768, dtype=dtype), torch.ones(3072, 768, dtype=dtype)
-        runs = []
-        for _ in range(6):
-            start = time.perf_counter()
-            nn.functional.linear(x, weight)
-            runs.append(time.perf_counter() - start)
-        seconds.append(min(runs))
+        multiply = functools.partial(nn.functional.linear, x, weight)
+        seconds.append(min(timeit.repeat(multiply, number=1, repeat=6)))
     return seconds[0] / seconds[1]
 
 
@@ -131,11 +128,11 @@ def resolve_packing(args: Any, training_args: TrainingArguments) -> bool:
     Raises:
         InputError: the flag beside another that excludes it.
     """
-    if args.packing and (args.attn_implementation or training_args.torch_compile):
-        other = f"--attn_implementation {args.attn_implementation}" if args.attn_implementation else "--torch_compile"
-        raise InputError(f"--packing true brings an attention of its own, for which {other} has no meaning; drop one")
+    has_other_attention = bool(args.attn_implementation or training_args.torch_compile)
+    if args.packing and has_other_attention:
+        raise InputError("--packing true brings its own attention; drop --attn_implementation and --torch_compile")
     if args.packing is None:
-        return training_args.device.type == "cpu" and not (args.attn_implementation or training_args.torch_compile)
+        return training_args.device.type == "cpu" and not has_other_attention
     return args.packing
 
 
@@ -144,7 +141,7 @@ def resolve_packing(args: Any, training_args: TrainingArguments) -> bool:
 
 class RecipeTrainer(Trainer):
     """`Trainer` whose several processes share the batches of one, whose numbers stay finite, and with one line where
-    memory runs out or the disk is full.
+    memory runs out.
 
     Args:
         flags: the recipe's own arguments, for early stopping, and to warn of those that the loss does not follow.
@@ -172,9 +169,8 @@ class RecipeTrainer(Trainer):
         patience = getattr(flags, "early_stopping_patience", None)
         if patience is not None:
             self.add_callback(transformers.EarlyStoppingCallback(early_stopping_patience=patience))
-        wanted = {"class_weights": getattr(flags, "class_weights", None)}
-        wanted["label_smoothing_factor"] = self.args.label_smoothing_factor
-        for name, value in wanted.items():
+        weights, smoothing = getattr(flags, "class_weights", None), self.args.label_smoothing_factor
+        for name, value in (("class_weights", weights), ("label_smoothing_factor", smoothing)):
             if value and name not in getattr(self.compute_loss_func, "follows", ()):
                 log.warning("Warning: --%s %s has no effect: the loss of this recipe does not follow it.", name, value)
 
@@ -198,8 +194,7 @@ class RecipeTrainer(Trainer):
         # Upstream all processes have one seed, and draw the same dropout masks for different examples.
         if self.args.process_index:
             torch.manual_seed(self.args.seed + self.args.process_index)
-        with full_disk_in_one_line(Path(self.args.output_dir)):
-            result = super().train(*args, **kwargs)
+        result = super().train(*args, **kwargs)
         self.check_weights()
         self.useful_tokens = int(self.accelerator.reduce(torch.as_tensor(self.useful_tokens, device=self.args.device)))
         return result
@@ -225,6 +220,8 @@ class RecipeTrainer(Trainer):
             order: Sampler = SequentialSampler(dataset)
         else:
             order = SeedableRandomSampler(dataset, data_seed=args.seed if args.data_seed is None else args.data_seed)
+        flags = {name: value for name, value in vars(args).items() if name.startswith("dataloader_")}
+        options = {name.removeprefix("dataloader_"): flags[name] for name in flags if name != "dataloader_drop_last"}
         loader = DataLoader(
             dataset,
             batch_sampler=SharedBatches(
@@ -232,15 +229,10 @@ class RecipeTrainer(Trainer):
                 *(args.process_index, args.world_size, args.gradient_accumulation_steps),
             ),
             collate_fn=with_empty_batches(self.data_collator, dataset[0]),
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            multiprocessing_context=args.dataloader_multiprocessing_context,
-            in_order=args.dataloader_in_order,
             worker_init_fn=functools.partial(
                 seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index
             ),
+            **options,
         )
         # Each process has its own batches already.
         return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
@@ -293,10 +285,9 @@ class RecipeTrainer(Trainer):
             raise InputError(f"--metric_for_best_model {best.removeprefix('eval_')}: this run has {names}; name one")
         return scores
 
-    def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
         self.check_weights()
-        with full_disk_in_one_line(Path(output_dir or self.args.output_dir)):
-            super().save_model(output_dir, *args, **kwargs)
+        super().save_model(*args, **kwargs)
 
     def check_weights(self) -> None:
         """Before they are evaluated or saved, and after training."""
@@ -368,7 +359,7 @@ class FiniteNumbers(TrainerCallback):
             return
         if not all(math.isfinite(logs.get(name, 0.0)) for name in ("loss", "grad_norm")):
             step = f"between step {self.last_finite + 1} and {state.global_step}"
-            raise not_finite(f"loss or gradient became NaN or infinite {step}", args, logs.get("learning_rate"))
+            raise not_finite(f"loss or gradient became NaN or infinite {step}", args)
         self.last_finite = state.global_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
@@ -394,27 +385,13 @@ class LogLines(TrainerCallback):
         log.info("Step %d of %d: %s", state.global_step, state.max_steps, line)
 
 
-def not_finite(what: str, args: TrainingArguments, learning_rate: float | None = None) -> InputError:
+def not_finite(what: str, args: TrainingArguments) -> InputError:
     remedies = ["a lower --learning_rate", "--warmup_steps 0.06"]
     remedies += ["--fp16 false"] if args.fp16 else ["--bf16 false"] if args.bf16 else []
-    rate = args.learning_rate if learning_rate is None else learning_rate
     return InputError(
-        f"{what} (learning rate {rate:.2g}); what usually helps: {', '.join(remedies)}, with --overwrite true"
+        f"{what} (--learning_rate {args.learning_rate:.2g}); what usually helps: {', '.join(remedies)}, with "
+        "--overwrite true"
     )
-
-
-@contextlib.contextmanager
-def full_disk_in_one_line(folder: Path) -> Iterator[None]:
-    """While a folder is written: each library says in its own way, or not at all, that the disk is full."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-        if "No space left" not in str(error) and shutil.disk_usage(place).free > 2**20:
-            raise
-        raise InputError(f"{folder}: no space left on the device; free some and repeat the command") from error
 
 
 def total_batch_size(training_args: TrainingArguments) -> int:
@@ -628,8 +605,6 @@ def load_model(model_class: Any, name: str, args: Any, training_args: TrainingAr
 def read_weights(model_class: Any, name: str, **options: Any) -> tuple[Any, list[str]]:
     """A model in fp32, and the parameters that its file lacks; a pooler is not missed, for no head but its own needs it
     trained."""
-    if os.path.isdir(name) and not any(Path(name).glob("*.safetensors")):
-        raise InputError(f"{name}: holds no *.safetensors weights, and pickled ones are not read; convert them first")
     with hub_errors("model", name):
         model, report = model_class.from_pretrained(
             name, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
@@ -658,8 +633,6 @@ def ignore_padding(model: nn.Module, args: Any, inputs: dict[str, torch.Tensor],
 
 def has_several_labels(name: str) -> bool:
     """Whether a trained model gives a row several labels; nothing of the data says it where each row has one."""
-    from transformers import AutoConfig
-
     with hub_errors("model", name):
         return AutoConfig.from_pretrained(name).problem_type == "multi_label_classification"
 
@@ -679,8 +652,6 @@ def model_label_list(name: str, labels: Sequence[str], is_trained: bool, new_hea
     Raises:
         InputError: the data has labels that the model lacks, with both lists.
     """
-    from transformers import AutoConfig
-
     if new_head:
         return list(labels)
     with hub_errors("model", name):
@@ -755,8 +726,6 @@ def load_for_prediction(model_class: Any, name: str) -> Any:
     Raises:
         InputError: weights are missing, of the head as well.
     """
-    from accelerate import Accelerator
-
     transformers.utils.logging.disable_progress_bar()  # its bar for reading weights takes less than a second
     accelerator = Accelerator()
     model, missing = read_weights(model_class, name)
@@ -805,7 +774,6 @@ def load_tokenizer(name: str, is_split_into_words: bool = False) -> Any:
         InputError: no such model, no tokenizer beside it, or none of the fast kind, which alone knows offsets.
     """
     from tokenizers import pre_tokenizers
-    from transformers import AutoTokenizer
 
     vocabularies = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
     if os.path.isdir(name) and not any(any(Path(name).glob(pattern)) for pattern in vocabularies):
@@ -813,10 +781,10 @@ def load_tokenizer(name: str, is_split_into_words: bool = False) -> Any:
         raise InputError(f"{name}: holds no tokenizer (tokenizer.json); copy it from the model that this one came from")
     with hub_errors("tokenizer", name):
         tokenizer = AutoTokenizer.from_pretrained(name, **({"add_prefix_space": True} if is_split_into_words else {}))
-    if not getattr(tokenizer, "is_fast", False):
+    if not getattr(tokenizer, "is_fast", False) or tokenizer.pad_token is None:
         raise InputError(
-            f"{name}: its tokenizer ({type(tokenizer).__name__}) is not a fast one, and only those map pieces back to "
-            "words; choose a model that has tokenizer.json"
+            f"{name}: its tokenizer ({type(tokenizer).__name__}) is not a fast one with a padding token, which "
+            "windows of words need; choose an encoder of BERT's kind that has tokenizer.json"
         )
     if is_split_into_words:
         # A tokenizer without a class of its own (ModernBERT's) passes the flag over; it is saved with the backend.
@@ -824,8 +792,6 @@ def load_tokenizer(name: str, is_split_into_words: bool = False) -> Any:
         for step in steps if isinstance(steps, pre_tokenizers.Sequence) else [steps]:
             if isinstance(step, pre_tokenizers.ByteLevel):
                 step.add_prefix_space = True
-    if tokenizer.pad_token is None:
-        raise InputError(f"{name}: its tokenizer has no padding token; choose an encoder of BERT's kind")
     tokenizer.padding_side = "right"  # what reads predictions counts positions from the left
     return tokenizer
 
@@ -862,7 +828,7 @@ def resolve_lengths(
     Raises:
         InputError: a length beyond the model's limit, or windows that could not move on.
     """
-    trained = recipe_settings(config)
+    trained = recipe_settings(config) if max_seq_length is None else {}
     # Models without position embeddings say nothing; tokenizers without a limit say 1e30.
     positions = getattr(config, "max_position_embeddings", None) or 10**9
     # RoBERTa's positions start after the padding index: 514 embeddings read 512 pieces.
@@ -870,10 +836,7 @@ def resolve_lengths(
         positions -= 2
     limit = int(min(tokenizer.model_max_length, positions))
     length = trained.get("max_seq_length", min(default, limit)) if max_seq_length is None else max_seq_length
-    if doc_stride is not None:
-        stride = doc_stride
-    else:
-        stride = trained.get("doc_stride", length // parts) if max_seq_length is None else length // parts
+    stride = trained.get("doc_stride", length // parts) if doc_stride is None else doc_stride
     room = length - tokenizer.num_special_tokens_to_add()
     if length > limit:
         raise InputError(f"--max_seq_length {length}: the model reads at most {limit} word pieces")

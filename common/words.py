@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from common.data import Row, Source, column, columns, is_tag, repetitions, source_name, window_facts
-from common.errors import InputError
+from common import data
+from common.data import Row, Source
+from common.errors import InputError, check_at_least_one
 from common.metrics import entities, entity_errors, entity_lookup, entity_scores, show_facts, split_tag, table
 
 log = logging.getLogger("recipes")
@@ -164,7 +165,7 @@ def tagged_sentences(
     """
     parsed = functools.partial(tagged_row, source.name, tokens_column, tags_column, label_list)
     rows = functools.partial(sentence_rows, source, tokens_column, tags_column)
-    scheme = scheme or detect_scheme_of(source.name, (parsed(place, row) for place, row in rows()))
+    scheme = scheme or detect_scheme(checked_tags(source.name, (parsed(place, row) for place, row in rows())))
     begin = broken = 0
     first = ""
     for place, row in rows():
@@ -218,7 +219,7 @@ def sentence_rows(source: "Source", tokens_column: str | None = None, tags_colum
 
 def bio_tags(name: str, rows: list[dict], scheme: str | None = None) -> list[list[str]]:
     """The tags of rows that `tagged_row` gave, in BIO, whatever their scheme; see `tagged_sentences`."""
-    scheme = scheme or detect_scheme_of(name, iter(rows))
+    scheme = scheme or detect_scheme(checked_tags(name, rows))
     return [in_bio(row, scheme)["ner_tags"] for row in rows]
 
 
@@ -238,21 +239,16 @@ def token_place(place: str, lines: list[int] | None, i: int) -> str:
     return f"line {lines[i]}" if lines else f"{place}, word {i + 1}"
 
 
-def detect_scheme_of(name: str, examples: Iterator[dict]) -> str:
-    """`detect_scheme` over a file, with the place of a tag that belongs to no scheme."""
-
-    def checked() -> Iterator[list[str]]:
-        for example in examples:
-            for i, tag in enumerate(example["ner_tags"] or []):
-                if not is_tag(tag):
-                    raise InputError(
-                        f"{name}, {token_place(example['place'], example.get('lines'), i)}: "
-                        f'tag "{tag}" has an unknown prefix; known are O and B-, I-, E-, S-, L-, U-, M- before a type'
-                        + (" (--tags_column 4 takes column 4 of these)" if len(example.get("columns", ())) > 2 else "")
-                    )
-            yield example["ner_tags"] or []
-
-    return detect_scheme(checked())
+def checked_tags(name: str, examples: Iterable[dict]) -> Iterator[list[str]]:
+    """The tags of each row, for `detect_scheme`; of one that belongs to no scheme the place is told."""
+    for example in examples:
+        for i, tag in enumerate(example["ner_tags"] or []):
+            if not data.is_tag(tag):
+                raise InputError(
+                    f"{name}, {token_place(example['place'], example.get('lines'), i)}: "
+                    f'tag "{tag}" has an unknown prefix; known are O and B-, I-, E-, S-, L-, U-, M- before a type'
+                )
+        yield example["ner_tags"] or []
 
 
 def tagged_row(
@@ -280,10 +276,8 @@ def tagged_row(
             "end in .conll where a line is a word and its tag"
         )
     tokens = row[tokens_name]
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise InputError(f'{name}, {place}: "{tokens_name}" is not a list of words')
-    if not tokens:
-        raise InputError(f'{name}, {place}: "{tokens_name}" is empty; delete the row')
+    if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
+        raise InputError(f'{name}, {place}: "{tokens_name}" is not a list of words, at least of one')
     tags_name = tags_column or next((c for c in TAG_COLUMNS if c in row), None)
     tags = row.get(tags_name)
     if tags is not None:
@@ -295,18 +289,15 @@ def tagged_row(
 
 
 def tag_name(where: str, tag: Any, label_list: list[str] | None) -> str:
+    """A tag, or the name in `label_list` that an integer stands for."""
     if isinstance(tag, str):
         return tag
-    if isinstance(tag, bool) or not isinstance(tag, int):
-        raise InputError(f"{where}: a tag is {json.dumps(tag, default=str)}, which is neither text nor an integer")
-    if label_list is None:
-        raise InputError(
-            f"{where}: tags are integers and the file does not say what they stand for; "
-            "name them in order, for instance --label_list O B-PER I-PER B-LOC I-LOC"
-        )
-    if not 0 <= tag < len(label_list):
-        raise InputError(f"{where}: tag {tag} is not among the {len(label_list)} names of --label_list")
-    return label_list[tag]
+    if isinstance(tag, int) and not isinstance(tag, bool) and 0 <= tag < len(label_list or ()):
+        return label_list[tag]
+    raise InputError(
+        f"{where}: tag {json.dumps(tag, default=str)} is neither text nor the number of a name; name integer tags in "
+        "order, for instance --label_list O B-PER I-PER B-LOC I-LOC"
+    )
 
 
 def read_span(span: Any) -> tuple[int, int, str]:
@@ -374,6 +365,14 @@ def has_tags(dataset: Any) -> bool:
     return dataset[0]["ner_tags"] is not None
 
 
+def types_in(tags: Sequence[str] | None) -> set[str]:
+    """
+    >>> types_in(["B-PER", "I-PER", "O"])
+    {'PER'}
+    """
+    return {split_tag(tag)[1] for tag in tags or () if tag != "O"}
+
+
 def entity_types(datasets: Any) -> set[str]:
     """The entity types of the training split or, without one, of all splits.
 
@@ -381,56 +380,30 @@ def entity_types(datasets: Any) -> set[str]:
         InputError: training or validation sentences without tags, some tagged and some not, a training split without
             any entity, or a type that training has not seen.
     """
-    types_of: dict[str, dict[str, str]] = {}
-    for split, dataset in datasets.items():
-        types_of[split] = {}
-        untagged = tagged = None
-        for place, tags in columns(dataset, "place", "ner_tags"):
-            if tags is None:
-                untagged = untagged or place
-                continue
-            tagged = place
-            for tag in tags:
-                if tag != "O":
-                    types_of[split].setdefault(split_tag(tag)[1], place)
-        if untagged and (tagged or split != "test"):
-            name, known = source_name(dataset, split), " or ".join(TAG_COLUMNS)
-            raise InputError(
-                f"{name}, {untagged}: no tags; add a column {known}, name it with --tags_column, or give entities "
-                "beside the text"
-            )
-    if "train" not in types_of:
-        return {entity_type for types in types_of.values() for entity_type in types}
-    for pair in pairwise(sorted(types_of["train"], key=str.casefold)):
-        if pair[0].casefold() == pair[1].casefold():
-            log.warning("Warning: %s and %s are two types, which differ in upper and lower case alone.", *pair)
-    if not types_of["train"]:
-        name = source_name(datasets["train"], "train")
+    remedy = f"no tags; add a column {' or '.join(TAG_COLUMNS)}, name it with --tags_column, or give entities"
+    data.check_all_or_none(datasets, "ner_tags", f"{remedy} beside the text")
+    types = {of: set().union(*map(types_in, data.column(split, "ner_tags"))) for of, split in datasets.items()}
+    if "train" not in types:
+        return set().union(*types.values())
+    if not types["train"]:
+        name = data.source_name(datasets["train"], "train")
         raise InputError(f"{name}: every tag is O, so there is nothing to learn; check the column of tags")
-    for split, types in types_of.items():
-        for entity_type, place in types.items():
-            if entity_type not in types_of["train"]:
-                known = ", ".join(sorted(types_of["train"]))
-                name = source_name(datasets[split], split)
-                raise InputError(
-                    f'{name}, {place}: entity type "{entity_type}" does not occur in train ({known}); '
-                    "add examples of it there, or rename it"
-                )
-    return set(types_of["train"])
+    data.check_names(datasets, "ner_tags", types_in, types["train"], "entity type")
+    return types["train"]
 
 
 def sentence_groups(dataset: Any) -> dict[str, list]:
     """For `common.data.hold_out`: the document of each sentence, or the sentence itself where none are marked; the
     sentence's text; and its entity types."""
-    texts = [" ".join(tokens) for tokens in column(dataset, "tokens")]
+    texts = [" ".join(tokens) for tokens in data.column(dataset, "tokens")]
     documents = dataset["document"][:]
-    kinds = [{split_tag(tag)[1] for tag in tags or []} - {""} for tags in column(dataset, "ner_tags")]
+    kinds = list(map(types_in, data.column(dataset, "ner_tags")))
     return {"groups": documents if len(set(documents)) > 1 else texts, "texts": texts, "kinds": kinds}
 
 
 def tagged_rows(dataset: Any, predicted: list[list[str]], probabilities: list[list[float]]) -> list[dict[str, Any]]:
     """For the prediction files: words, gold tags (None where unknown), predicted tags and the probability of each."""
-    rows = zip(columns(dataset, "tokens", "ner_tags"), predicted, probabilities, strict=True)
+    rows = zip(data.columns(dataset, "tokens", "ner_tags"), predicted, probabilities, strict=True)
     return [
         dict(tokens=words, ner_tags=gold, predicted=tags, probabilities=[round(value, 4) for value in sure])
         for (words, gold), tags, sure in rows
@@ -451,10 +424,10 @@ def conll_block(row: dict[str, Any]) -> str:
 
 def has_conll_form(rows: list[dict[str, Any]]) -> bool:
     """Whether sentences can stand in columns: no word is empty or a comment, or holds a tab or a line end."""
+    words = chain.from_iterable(row["tokens"] for row in rows)
     odd = next(
-        (word for row in rows for word in row["tokens"] if not re.fullmatch(r"(?! )[^\t\r\n\0]*(?<! )", word)), None
+        (w for w in words if w in ("", "#", "-DOCSTART-") or w != w.strip(" ") or re.search(r"[\t\r\n\0]", w)), None
     )
-    odd = next((word for row in rows for word in row["tokens"] if word in ("", "#", "-DOCSTART-")), odd)
     if odd is not None:
         log.warning("Warning: predictions.conll is not written, for columns cannot hold the word %r.", odd)
     return odd is None
@@ -522,12 +495,9 @@ def tokenize_and_align_labels(
     features: dict[str, list] = {key: [] for key in (*encoding.keys(), "word_ids", "row", "length")}
     if label2id is not None:
         features["labels"] = []
-    windows_of: dict[int, list[int]] = {}
-    for window, sample in enumerate(sample_of_window):
-        windows_of.setdefault(sample, []).append(window)
-
     prefix = getattr(tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None)
-    for sample, windows in windows_of.items():
+    for sample, of_sample in groupby(range(len(sample_of_window)), key=sample_of_window.__getitem__):
+        windows = list(of_sample)
         for window, owned in zip(windows, own_words([encoding.word_ids(w) for w in windows], stride), strict=True):
             if all(word < 0 for word in owned):
                 continue
@@ -575,8 +545,7 @@ def resolve_context(args: Any, trained: dict[str, Any], datasets: Any) -> dict[s
     size = trained.get("document_size") if args.document_size is None else args.document_size
     if context not in ("sentence", "document"):
         raise InputError(f"--context {context}: must be sentence or document")
-    if size is not None and size < 1:
-        raise InputError(f"--document_size {size}: must be at least 1")
+    check_at_least_one(args, "document_size")
     if context == "document" and size is None and not any(any(of["document"][:]) for of in datasets.values()):
         raise InputError(
             "--context document: the files mark no documents, with lines -DOCSTART- or a column document; "
@@ -730,26 +699,23 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
         of each type; `lookup_f1`, what looking up the names of train scores (`entity_lookup`).
     """
     facts = {}
-    for split, (_, in_train) in repetitions(datasets, "tokens").items():
+    for split, (_, in_train) in data.repetitions(datasets, "tokens").items():
         dataset, windows = datasets[split], features[split]
-        number_of_words = sum(map(len, column(dataset, "tokens")))
-        types = Counter(e[0] for tags in column(dataset, "ner_tags") if tags for e in entities(tags))
-        has_lookup = types and split != "train" and "train" in datasets
-        facts[split] = window_facts(dataset, windows, in_train) | dict(
+        number_of_words = sum(map(len, data.column(dataset, "tokens")))
+        types = Counter(e[0] for tags in data.column(dataset, "ner_tags") if tags for e in entities(tags))
+        lookup_f1 = None
+        if types and split != "train" and "train" in datasets:
+            names = data.columns(datasets["train"], "tokens", "ner_tags")
+            looked_up = entity_lookup(*zip(*names, strict=True), data.column(dataset, "tokens"))
+            lookup_f1 = entity_scores(dataset["ner_tags"][:], looked_up)["f1"]
+        facts[split] = data.window_facts(dataset, windows, in_train) | dict(
             words=number_of_words,
-            no_piece=number_of_words - sum(word >= 0 for ids in column(windows, "word_ids") for word in ids),
+            no_piece=number_of_words - sum(word >= 0 for ids in data.column(windows, "word_ids") for word in ids),
             classes=dict(types),
-            lookup_f1=lookup_f1(datasets["train"], dataset) if has_lookup else None,
+            lookup_f1=lookup_f1,
         )
     meaning = (
         "pieces: word pieces read together, mean; longest: 99 % are not longer. windowed: read in several windows.\n"
         "in train: sentences that also occur in train. no piece: words that the tokenizer drops, tagged O."
     )
     return show_facts(facts, meaning, tolerated=0.1)
-
-
-def lookup_f1(train: Any, dataset: Any) -> float:
-    """Entity F1 of looking up the names of train in the sentences of a split."""
-    names = columns(train, "tokens", "ner_tags")
-    looked_up = entity_lookup(*zip(*names, strict=True), column(dataset, "tokens"))
-    return entity_scores(dataset["ner_tags"][:], looked_up)["f1"]

@@ -127,7 +127,7 @@ def test_two_processes_train_and_score_as_one_and_speak_with_one_voice(flags, al
     assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "run", alone("ner"))
     assert (tmp_path / "run" / "predictions.conll").read_text() == (alone("ner") / "predictions.conll").read_text()
-    assert done.stdout.count("Effective batch 8: 4 per device, 2 processes, 1 accumulation step.") == 1
+    assert done.stdout.count("Effective batch 8: per device 4, processes 2, accumulation steps 1.") == 1
     assert done.stdout.count("Packing: the encoder computes no padding") == 1
     assert done.stdout.count("Model and results") == done.stdout.count("train_runtime") == 1
     assert "Tokenizing" not in done.stderr  # a file gets no progress bars

@@ -144,7 +144,7 @@ def test_a_folder_that_is_no_run_is_left_alone(flags, tmp_path):
     (tmp_path / "run").mkdir()
     write(tmp_path / "run" / "thesis.tex", "years of work")
     for extra in ("", "--overwrite true"):
-        with pytest.raises(InputError, match=r"thesis.tex but no run.json"):
+        with pytest.raises(InputError, match=r"thesis.tex and no run"):
             run(ner, flags, extra, output_dir=tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
