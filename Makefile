@@ -17,7 +17,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 sample = --model_name_or_path $(CHECKPOINT) --train_file $(SAMPLES)/$1/train.$2 \
 	--validation_file $(SAMPLES)/$1/validation.$2 --test_file $(SAMPLES)/$1/test.$2 --save_strategy no --eval_strategy no
 offline_text_classification = $(call sample,text_classification,csv) \
-	--learning_rate 2e-4 --num_train_epochs 3 --per_device_train_batch_size 16 --freeze embeddings
+	--learning_rate 2e-4 --num_train_epochs 3 --per_device_train_batch_size 16
 offline_nli = $(call sample,nli,csv) \
 	--learning_rate 5e-5 --num_train_epochs 6 --per_device_train_batch_size 16 --freeze embeddings
 offline_ner = $(call sample,ner,conll) \
