@@ -194,6 +194,7 @@ def test_failed_runs_are_named_and_do_not_replace_a_whole_table(sweep_flags, tmp
     ("flags", "message"),
     [
         (["parsing"], "parsing: is not a recipe"),
+        (["ner", "--folds", "1"], "--folds 1: must be at least 2"),
         (["ner", "--seed=3"], "--seed: is set for each run; use --seeds"),
         (["ner", "--folds", "2", "--max_eval_samples", "3"], "--max_eval_samples: .* use --max_train_samples"),
     ],
