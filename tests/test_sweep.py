@@ -155,6 +155,7 @@ def test_folds_give_every_row_an_answer_and_the_wrong_label_comes_first(sweep_fl
     commands, folder = [], tmp_path / "sweep"
     fake_jobs(monkeypatch, commands)
     argv = flags_of(sweep_flags, "--learning_rates 0.1 0.3 --folds 4 --seeds 1 2")
+    argv += ["--early_stopping_patience", "2", "--threshold_for", "f1"]  # which need the validation that the runs have
     results = sweep.main(argv)
     assert len(commands) == 2 * 2 * 4 and [result["mean"] for result in results] == [0.8, 0.6]
     answered = read_lines(folder / "out_of_fold.jsonl")

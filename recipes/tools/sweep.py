@@ -101,9 +101,11 @@ def training_rows(fold: list[int], texts: list[str]) -> list[int]:
 def write_folds(args: argparse.Namespace, passed_on: list[str]) -> tuple[list[list[int]], list[dict], list[str]]:
     """Write the files of each fold as JSON lines; the rows of the folds, all rows, and the flags that read a file."""
     recipe = importlib.import_module(f"recipes.{args.recipe}")
-    flags = [*passed_on, "--do_eval", "false", "--do_predict", "false", "--output_dir", str(args.output_dir / "folds")]
+    flags = [*passed_on, "--output_dir", str(args.output_dir / "folds")]
     tasks = getattr(recipe, "TASKS", None)
     own = arguments.parse_arguments(recipe.Arguments, recipe.DEFAULTS, flags, recipe.__file__, tasks)
+    own[1].do_eval = own[1].do_predict = False  # not by flag, which other flags of the runs would not go with
+    own[0].threshold_for = None
     datasets, labels, *_ = recipe.load_datasets(*own)
     train = datasets["train"]
     if "ner_tags" in train.column_names:
