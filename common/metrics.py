@@ -253,14 +253,14 @@ def label_set_scores(references: Sequence[Sequence[int]], predictions: Sequence[
     >>> scores["micro_f1"], round(scores["macro_f1"], 4), scores["accuracy"]
     (0.8, 0.8333, 0.5)
     """
-    from sklearn.metrics import accuracy_score, f1_score
-
     references, predictions = (np.asarray(rows, dtype=int) for rows in (references, predictions))
+    # Label by label: scikit-learn takes a table of one column for two classes, 0 and 1.
+    classes = {i: per_class(references[:, i], predictions[:, i], [1])[1] for i in range(references.shape[1])}
     return {
-        "micro_f1": float(f1_score(references, predictions, average="micro", zero_division=0)),
-        "macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0)),
-        "accuracy": float(accuracy_score(references, predictions)),
-        "classes": per_class(references, predictions, range(references.shape[1])),
+        "micro_f1": per_class(references.ravel(), predictions.ravel(), [1])[1]["f1"],
+        "macro_f1": sum(row["f1"] for row in classes.values()) / len(classes),
+        "accuracy": float((references == predictions).all(axis=1).mean()),
+        "classes": classes,
     }
 
 

@@ -68,7 +68,8 @@ def find_columns(
         if missing:
             raise InputError(f"{name}: has no column {missing}, {there} the columns of all files with --text_columns")
         missing = [column for column in labels if column not in row]
-        if missing and ("test" not in sources or len(missing) < len(labels) or infer_labels(name, row, texts)):
+        other = infer_labels(name, row, texts) if missing else ()
+        if missing and ("test" not in sources or len(missing) < len(labels) or 0 < len(other) <= len(labels)):
             raise InputError(f"{name}: has no column {missing[0]}, {there} one with --label_column")
     return texts, labels
 
@@ -138,12 +139,15 @@ def label_of(
         cells = {column: str(row[column]).strip().lower() for column in label_columns}
         odd = next((column for column, value in cells.items() if value not in YES_OR_NO), None)
         if odd is not None:
-            raise InputError(f'{where}: "{odd}" is {row[odd]!r}; of several label columns each holds 0 or 1')
-        return "".join(f"{column}|" for column, value in cells.items() if YES_OR_NO[value])
-    (column,) = label_columns
-    if isinstance(row[column], list) and names is None:
-        return "".join(f"{label_name(where, column, value, None)}|" for value in row[column])
-    return label_name(where, column, row[column], names, is_task)
+            raise InputError(f'{where}: "{odd}" is {row[odd]!r}, not 0 or 1; name label columns with --label_column')
+        labels = [column for column, value in cells.items() if YES_OR_NO[value]]
+    elif isinstance(row[label_columns[0]], list) and names is None:
+        labels = [label_name(where, label_columns[0], value, None) for value in row[label_columns[0]]]
+    else:
+        return label_name(where, label_columns[0], row[label_columns[0]], names, is_task)
+    if any("|" in label for label in labels):
+        raise InputError(f"{where}: a label of {labels} holds a bar, which parts labels in a cell; rename it")
+    return "".join(f"{label}|" for label in labels)
 
 
 def label_name(where: str, column: str, value: Any, names: Sequence[str] | None, is_task: bool = False) -> str | None:
@@ -238,8 +242,8 @@ def checked_labels(
         return datasets, list(names), False
     ordered = sorted(values, key=float if all(map(is_number, values)) else str)
     data.check_names(datasets, "label", names_in if several else lambda label: [label], ordered, "label")
-    if several:
-        example = max(sorted(everywhere), key=lambda label: label.count("|"), default="")
+    if several and ordered:  # there are none in a test split alone
+        example = max(sorted(everywhere), key=lambda label: label.count("|"))
         log.info('Rows may have several labels, as "%s": %d labels in all.', example, len(ordered))
     return datasets, ordered, several
 
@@ -303,17 +307,17 @@ def predicted_rows(
     dataset: Any, predictions: Any, label_list: Sequence[str] | None, several: bool = False, thresholds: Any = None
 ) -> list[dict[str, Any]]:
     """For `predictions.jsonl`: texts, gold label where known, and what `answers` makes of the predictions; of classes
-    also `label_probability`, that of the gold label.
+    also `label_probability`, that of the gold label, but not with `several`.
 
     Args:
         predictions: logits, rows x classes, or rows x 1 for a score, in the order of `dataset`.
     """
-    rows, classes = [], len(label_list or ())
+    rows, classes = [], 0 if several else len(label_list or ())
     for row, answer in zip(dataset, answers(predictions, label_list, several, thresholds, classes), strict=True):
         texts = {name: row[name] for name in ("text", "text_pair", "label") if row[name] is not None}
         probability = answer.pop("probabilities", {}).get(row["label"])
         if several and "label" in texts:
-            texts["label"] = names_in(texts["label"])
+            texts["label"] = sorted({*names_in(texts["label"])}, key=label_list.index)  # as in `predicted`
         rows.append(texts | answer | ({} if probability is None else {"label_probability": probability}))
     return rows
 

@@ -17,7 +17,7 @@ def check_goal(goal: str | None, label_list: Sequence[str] | None, several: bool
     """Refuse a `--threshold_for` that cannot be met, before anything is trained."""
     if goal is None:
         return
-    if not re.fullmatch(r"f1|(precision|recall)>=(0?\.\d+|1)", goal):
+    if not re.fullmatch(r"f1|(precision|recall)>=(0?\.\d+|1(\.0+)?)", goal):
         raise InputError(
             f'--threshold_for {goal}: must be f1, "precision>=0.9" or "recall>=0.95", quoted because of the shell'
         )
@@ -25,6 +25,17 @@ def check_goal(goal: str | None, label_list: Sequence[str] | None, several: bool
         raise InputError("--threshold_for: is for two classes, or for texts with several labels; drop it")
     if not (training_args.do_train and training_args.do_eval):
         raise InputError("--threshold_for: is chosen on validation after training; leave --do_train and --do_eval on")
+
+
+def as_trained(settings: dict[str, Any], label_list: Sequence[str] | None) -> dict[str, Any]:
+    """What `tune` chose for the model that has these `settings`, its labels spelt as in `label_list`.
+
+    >>> as_trained({"temperature": 1.5, "thresholds": {"yes": 0.3}}, ["No", "Yes"])
+    {'temperature': 1.5, 'thresholds': {'Yes': 0.3}}
+    """
+    chosen, spelling = settings.get("thresholds"), {label.casefold(): label for label in label_list or ()}
+    chosen = chosen and {n if n in label_list else spelling[n.casefold()]: at for n, at in chosen.items()}
+    return {"temperature": settings.get("temperature", 1.0), "thresholds": chosen}
 
 
 def choose_threshold(scores: np.ndarray, is_right: np.ndarray, goal: str) -> float | None:
@@ -94,11 +105,8 @@ def choose_thresholds(goal: str, logits: np.ndarray, gold: np.ndarray, label_lis
     several = np.ndim(gold) == 2
     scores = probabilities(logits, several)
     is_right = np.asarray(gold) == 1 if several else np.stack([gold == 0, gold == 1], axis=-1)
-    thresholds = {
-        label: choose_threshold(scores[:, i], is_right[:, i], goal)
-        for i, label in enumerate(label_list)
-        if several or i == 1
-    }
+    chosen = range(len(label_list)) if several else [1]
+    thresholds = {label_list[i]: choose_threshold(scores[:, i], is_right[:, i], goal) for i in chosen}
     beyond = [label for label, threshold in thresholds.items() if threshold is None]
     if beyond:
         log.warning("No threshold gives %s on validation for %s; 0.5 stays.", goal, ", ".join(beyond))

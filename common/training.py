@@ -187,7 +187,8 @@ class RecipeTrainer(Trainer):
             for parameter in group["params"]:
                 rate = rate_of[id(parameter)]
                 groups.setdefault((i, rate), group | {"params": [], "lr": rate})["params"].append(parameter)
-        optimizer.param_groups[:] = groups.values()
+        # The Trainer logs the rate of the first group.
+        optimizer.param_groups[:] = sorted(groups.values(), key=lambda group: group["lr"] != self.args.learning_rate)
         return optimizer
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -502,7 +503,7 @@ def balanced_class_weights(asked: str | None, features: Any, label_list: Sequenc
     labels = np.asarray(features["train"]["labels"][:])
     weights = torch.ones(len(label_list))
     if labels.ndim == 2:
-        weights[:] = torch.tensor((len(labels) - labels.sum(0)) / labels.sum(0).clip(min=1))
+        weights[:] = torch.tensor((len(labels) - labels.sum(0)).clip(min=1) / labels.sum(0).clip(min=1))
     else:
         present = np.unique(labels)  # scikit-learn wants each class to occur
         weights[present] = torch.tensor(compute_class_weight("balanced", classes=present, y=labels), dtype=torch.float)
@@ -713,7 +714,7 @@ def rates(model: Any, rate: float, layer_decay: float, head_rate: float | None) 
     the one above it, of the embeddings once more (Clark et al. 2020, ELECTRA, appendix B); `head_rate` of the head.
     """
     embeddings, layers = embeddings_and_layers(model)
-    of_parameter = {id(p): head_rate or rate for p in model.parameters()}
+    of_parameter = {id(p): rate if head_rate is None else head_rate for p in model.parameters()}
     of_parameter |= {id(p): rate for p in model.base_model.parameters()}
     for depth, modules in enumerate([*([layer] for layer in reversed(layers)), embeddings]):
         of_parameter |= {id(p): rate * layer_decay**depth for module in modules for p in module.parameters()}

@@ -191,13 +191,13 @@ def sentence_rows(source: "Source", tokens_column: str | None = None, tags_colum
     """
     rows = source.rows()
     place, row = next(rows, (None, {}))
-    columns = {name.lower(): name for name in row}
+    columns = {name.lower(): name for name in row} | {name: name for name in row}
     sentence, word, tag = (
         next((columns[name] for name in names if name in columns), None)
         for names in (
             SENTENCE_COLUMNS,
-            [tokens_column, "word", "words", "token"],
-            [tags_column, "tag", "ner", "labels"],
+            [tokens_column] if tokens_column else ["word", "words", "token"],
+            [tags_column] if tags_column else ["tag", "ner", "labels"],
         )
     )
     if place is None or sentence is None or not isinstance(row.get(word), str):
@@ -392,11 +392,13 @@ def entity_types(datasets: Any) -> set[str]:
     return types["train"]
 
 
-def sentence_groups(dataset: Any) -> dict[str, list]:
-    """For `common.data.hold_out`: the document of each sentence, or the sentence itself where none are marked; the
-    sentence's text; and its entity types."""
+def sentence_groups(dataset: Any, document_size: int | None = None) -> dict[str, list]:
+    """For `common.data.hold_out`: the document of each sentence; where none are marked, that of `document_size`
+    neighbours, or the sentence itself; the sentence's text; and its entity types."""
     texts = [" ".join(tokens) for tokens in data.column(dataset, "tokens")]
     documents = dataset["document"][:]
+    if document_size and not any(documents):
+        documents = [str(i // document_size) for i in range(len(documents))]
     kinds = list(map(types_in, data.column(dataset, "ner_tags")))
     return {"groups": documents if len(set(documents)) > 1 else texts, "texts": texts, "kinds": kinds}
 
@@ -476,7 +478,7 @@ def tokenize_and_align_labels(
         sentence from whose first word `word_ids` counts; `length`, the number of pieces.
     """
     if context == "document":
-        groups = sentences_of_documents(batch["document"], indices, document_size)
+        groups = sentences_of_documents(batch["document"], document_size)
     else:
         groups = [range(i, i + 1) for i in range(len(indices))]
     joined = {
@@ -517,20 +519,17 @@ def tokenize_and_align_labels(
     return features
 
 
-def sentences_of_documents(
-    documents: Sequence[str], indices: Sequence[int], document_size: int | None = None
-) -> list[range]:
+def sentences_of_documents(documents: Sequence[str], document_size: int | None = None) -> list[range]:
     """Which neighbouring sentences are read together.
 
     Args:
         documents: of each sentence the name of its document, "" where none is marked.
-        indices: the row numbers of the sentences.
         document_size: sentences in a document where none is marked; None: one.
 
-    >>> sentences_of_documents(["a", "a", "b", "", ""], range(5)), sentences_of_documents(["", "", ""], range(3), 2)
+    >>> sentences_of_documents(["a", "a", "b", "", ""]), sentences_of_documents(["", "", ""], 2)
     ([range(0, 2), range(2, 3), range(3, 4), range(4, 5)], [range(0, 2), range(2, 3)])
     """
-    keys = [document or i // (document_size or 1) for document, i in zip(documents, indices, strict=True)]
+    keys = [document or i // (document_size or 1) for i, document in enumerate(documents)]
     starts = [i for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]]
     return list(map(range, starts, [*starts[1:], len(keys)]))
 

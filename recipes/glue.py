@@ -77,6 +77,7 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[st
     missing = [task for task in TASKS if task not in args.tasks]
     if args.submission and missing:
         raise InputError(f"--submission: needs every task, and --tasks lacks {', '.join(missing)}")
+    args.seeds = [*dict.fromkeys(args.seeds)]
     args.output_dir /= Path(args.model_name_or_path).name
     args.start = args.model_name_or_path
     return args, passed_on

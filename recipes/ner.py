@@ -81,7 +81,8 @@ def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[Da
     sources = data.find_sources(args, training_args)
     datasets = data.load_splits(sources, words.tagged_sentences, FEATURES, **columns)
     if training_args.do_train and training_args.do_eval and "validation" not in datasets:
-        datasets |= data.hold_out(datasets["train"], training_args.seed, **words.sentence_groups(datasets["train"]))
+        groups = words.sentence_groups(datasets["train"], args.document_size)
+        datasets |= data.hold_out(datasets["train"], training_args.seed, **groups)
     label_list = words.bio_label_list(words.entity_types(datasets))
     return data.take_rows(datasets, args), label_list
 

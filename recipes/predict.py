@@ -344,6 +344,9 @@ class Classifier(Predictor):
         self.columns, self.label_columns = texts.find_columns(
             {"test": source}, len(as_trained), known, args.label_column
         )
+        # Several columns of 0 and 1 that are not the model's labels are something else.
+        if len(self.label_columns) > 1 and not (args.label_column or {*self.label_columns} <= {*self.label_list}):
+            self.label_columns = ()
         if not known and "text_columns" in self.trained:
             pairs = (f"{column} is read as {name}" for column, name in zip(self.columns, as_trained, strict=True))
             print(f"{args.file}: {', '.join(pairs)}.", file=sys.stderr)
@@ -398,7 +401,8 @@ class Classifier(Predictor):
         cells = []
         for answer in answers:
             text = " | ".join(answer[name] for name in ("text", "text_pair") if name in answer)[:90]
-            others = [f"{name} {p:.4f}" for name, p in list(answer.get("probabilities", {}).items())[1:]]
+            given = answer["predicted"] if self.several else [answer["predicted"]]
+            others = [f"{name} {p:.4f}" for name, p in answer.get("probabilities", {}).items() if name not in given]
             label = cell(answer["predicted"]), *([cell(answer.get("probability"))] if self.label_list else [])
             cells.append([*label, ", ".join(others), " (unsure)" * answer.get("unsure", False), text])
         header = ["label", "probability", "next", "", "text"] if self.label_list else ["score", "", "", "text"]

@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     max_length, _ = training.resolve_lengths(tokenizer, model.config, args.max_seq_length, 0)
     settings = dict(task_name=args.task_name, text_columns=columns, max_seq_length=max_length, doc_stride=0)
     trained = {} if training_args.do_train else training.recipe_settings(model.config)
-    settings |= dict(temperature=trained.get("temperature", 1.0), thresholds=trained.get("thresholds"))
+    settings |= thresholds.as_trained(trained, label_list)
     model.config.recipe = dict(module=Path(__file__).stem, task="text-classification", **settings)
     features = preprocess(datasets, label_list, several, tokenizer, max_length)
     facts = texts.describe(datasets, features, label_list)

@@ -6,7 +6,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from common import training, words
 from recipes import ner, predict
-from tests.conftest import flags_of, read_lines, run, save_tiny_bert, write
+from tests.conftest import flags_of, read_lines, read_words, run, save_tiny_bert, write
 
 FIRST = {"LOC": ["Travel", "news"], "ORG": ["Football", "news"]}
 
@@ -79,6 +79,7 @@ def test_viterbi_gives_legal_tags_and_predict_gives_the_same(ner_line, small_fil
 def test_documents_that_no_file_marks_have_a_size(model, tmp_path):
     file = write_documents(tmp_path / "train.conll", marked=False)
     assert train(model, file, tmp_path / "run", "--context document --document_size 2")["eval_f1"] == 1.0
+    assert words.sentence_groups(read_words(file), 2)["groups"][:5] == ["0", "0", "1", "1", "2"]  # held out whole
 
 
 def test_rates_fall_from_the_head_to_the_embeddings(model):
@@ -110,3 +111,5 @@ def test_the_optimizer_follows_them_and_keeps_weight_decay(model, tmp_path):
         assert rate == rates[name]
         assert decay == (0.0 if "bias" in name or "LayerNorm" in name else 0.01)
     assert not any(torch.isnan(parameter).any() for _, _, parameter in groups)
+    assert optimizer.param_groups[0]["lr"] == 1e-4  # which is logged
+    assert training.rates(network, 1e-4, 1.0, 0.0)["classifier.bias"] == 0

@@ -356,3 +356,11 @@ def test_a_train_too_small_to_hold_out_of_is_refused(tmp_path):
     dataset = read_texts(write(tmp_path / "a.csv", "text,label\na,1\na,1\n"))
     with pytest.raises(InputError, match="--validation_file is missing"):
         hold_out(dataset, 1, **label_groups(dataset, False))
+
+
+def test_named_columns_of_a_table_with_a_word_a_row_are_read_and_no_others(tmp_path):
+    path = write(tmp_path / "a.csv", "Sentence #,Form,POS,Tag\n1,Ada,S-NAME,B-PER\n,ran,O,O\n")
+    named = dict(tokens_column="Form", tags_column="POS")
+    assert read_words(path, **named)["ner_tags"][:] == [["B-NAME", "O"]]
+    assert read_words(path, tokens_column="form")["ner_tags"][:] == [["B-PER", "O"]]
+    assert read_words(path, **named | {"tags_column": "NE"})["ner_tags"][:] == [None]  # which training refuses

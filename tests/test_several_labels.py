@@ -11,6 +11,7 @@ from transformers import pipeline
 
 from common.data import hold_out
 from common.errors import InputError
+from common.metrics import label_set_scores
 from common.texts import checked_labels, label_groups, names_in
 from common.training import balanced_class_weights, label_loss
 from recipes import predict, text_classification
@@ -100,7 +101,7 @@ def test_each_form_means_the_same_and_a_row_without_labels_is_a_row(name, tmp_pa
 def test_columns_of_0_and_1_may_be_named(tmp_path):
     path = write(tmp_path / "a.csv", "text,votes,slow,costly\na,3,1,1\nb,1,0,1\n")
     assert read_texts(path, label_columns=["slow", "costly"])["label"][:] == ["slow|costly|", "costly|"]
-    with pytest.raises(InputError, match=r'a.csv, line 2: "votes" is \'3\'; of several label columns each holds 0 or'):
+    with pytest.raises(InputError, match=r'a.csv, line 2: "votes" is \'3\', not 0 or 1; name label columns'):
         read_texts(path, label_columns=["votes", "slow"])
     with pytest.raises(InputError, match="has no column dear, only text, votes"):
         read_texts(path, label_columns=["slow", "dear"])
@@ -109,6 +110,28 @@ def test_columns_of_0_and_1_may_be_named(tmp_path):
 def test_one_label_a_row_stays_one_class(tmp_path):
     dataset = read_texts(write(tmp_path / "a.csv", "text,label\na,slow\nb,costly\n"))
     assert checked_labels({"train": dataset}, None, None)[1:] == (["costly", "slow"], False)
+
+
+def test_one_label_alone_is_scored_as_one():
+    scores = label_set_scores([[1], [0], [0], [1]], [[1], [1], [0], [0]])
+    assert scores["micro_f1"] == scores["macro_f1"] == 0.5 and scores["classes"][0]["support"] == 2
+    assert label_set_scores([[0], [0]], [[0], [0]])["micro_f1"] == 0.0
+
+
+def test_a_bar_in_a_label_of_a_list_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"a.jsonl, line 1: a label of \['and\|or'\] holds a bar"):
+        read_texts(write(tmp_path / "a.jsonl", [{"text": "a", "labels": ["and|or"]}]))
+
+
+def test_other_columns_of_0_and_1_are_no_labels(trained, tiny, tmp_path):
+    """A test file without labels, of a model with a label a row and of one with several."""
+    folder, _ = trained
+    test = write(tmp_path / "test.csv", "text,votes,likes\nthe order,0,1\nlate order,3,4\n")
+    plain = write(tmp_path / "train.csv", "text,label\n" + "late order,slow\nthe order,fine\n" * 20)
+    train(tiny, tmp_path / "run", f"--train_file {plain} --validation_file {plain} --max_steps 1 --test_file {test}")
+    assert [sorted(row) for row in rows_of(tmp_path / "run")] == [["predicted", "probability", "text"]] * 2
+    for model in (tmp_path / "run", folder):
+        assert len(predict.main(["--model", str(model), "--file", test])) == 2
 
 
 def test_a_label_that_train_lacks_is_told(tmp_path):
@@ -144,6 +167,8 @@ def test_the_loss_is_the_mean_over_rows_and_labels_and_weighs_what_is_rare():
     labels = [[1.0, 0.0]] * 2 + [[0.0, 1.0]] * 8
     weights = balanced_class_weights("balanced", {"train": Dataset.from_dict({"labels": labels})}, ["a", "b"])
     assert weights.tolist() == [4.0, 0.25]
+    everywhere = {"train": Dataset.from_dict({"labels": [[1.0, 0.0]] * 4})}
+    assert min(balanced_class_weights("balanced", everywhere, ["a", "b"])) > 0
     weighed = label_loss(["a", "b"], weights, 0.0, several=True)({"logits": logits[:, :2]}, gold[:, :2])
     assert weighed.item() == pytest.approx(stock(logits[:, :2], gold[:, :2], pos_weight=weights).item())
 
@@ -186,6 +211,10 @@ def test_pipeline_gives_the_same_probabilities_and_predict_the_same_labels(train
         assert [probabilities[label] for label in row["predicted"]] == pytest.approx(row["probability"], abs=1e-3)
     capsys.readouterr()
     answers = predict.main(["--model", str(folder), "--file", files["test"], "--top_k", "3"])
+    for line in capsys.readouterr().out.splitlines()[-len(rows) - 1 : -1]:
+        assert all(line.count(label) == 1 for label in limits)  # as an answer, or as one of the next
+    assert not any("label_probability" in row for row in rows)
+    answers = predict.main(["--model", str(folder), "--file", files["test"], "--top_k", "3"])
     assert [answer["predicted"] for answer in answers] == [row["predicted"] for row in rows]
     assert f"micro_f1 {results['test_tuned_micro_f1']:.4f}" in capsys.readouterr().out
     assert list(answers[0]["probabilities"].values()) == sorted(answers[0]["probabilities"].values(), reverse=True)
@@ -199,6 +228,15 @@ def test_a_trained_model_is_evaluated_as_it_was_trained(trained, tiny, files, tm
     folder, results = trained
     again = f"--do_train false --validation_file {files['validation']} --test_file {files['test']}"
     assert train(folder, tmp_path / "again", again) == pytest.approx(results, rel=1e-4)
+    rows = [(text, [label.upper() for label in reversed(labels)]) for text, labels in complaints(45, 1)]
+    respelt = train(
+        folder,
+        tmp_path / "respelt",
+        f"--do_train false --validation_file {write(tmp_path / 'v.jsonl', in_lists(rows))}",
+    )
+    assert respelt == pytest.approx({key: value for key, value in results.items() if "eval" in key}, rel=1e-4)
+    right = [row["label"] == row["predicted"] for row in rows_of(tmp_path / "respelt")]  # in whatever order they stood
+    assert np.mean(right) == pytest.approx(results["eval_tuned_accuracy"])
     one = write(tmp_path / "one.csv", "text,label\nthe late order,slow\nthe order was,\n")
     scores = train(folder, tmp_path / "one", f"--do_train false --test_file {one}")
     assert "test_micro_f1" in scores and [row["label"] for row in rows_of(tmp_path / "one")] == [["slow"], []]

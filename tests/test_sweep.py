@@ -155,6 +155,7 @@ def test_folds_give_every_row_an_answer_and_the_wrong_label_comes_first(sweep_fl
     commands, folder = [], tmp_path / "sweep"
     fake_jobs(monkeypatch, commands)
     argv = flags_of(sweep_flags, "--learning_rates 0.1 0.3 --folds 4 --seeds 1 2")
+    argv += ["--early_stopping_patience", "2", "--threshold_for", "f1"]  # which need the validation that the runs have
     results = sweep.main(argv)
     assert len(commands) == 2 * 2 * 4 and [result["mean"] for result in results] == [0.8, 0.6]
     answered = read_lines(folder / "out_of_fold.jsonl")
@@ -194,6 +195,7 @@ def test_failed_runs_are_named_and_do_not_replace_a_whole_table(sweep_flags, tmp
     ("flags", "message"),
     [
         (["parsing"], "parsing: is not a recipe"),
+        (["ner", "--folds", "1"], "--folds 1: must be at least 2"),
         (["ner", "--seed=3"], "--seed: is set for each run; use --seeds"),
         (["ner", "--folds", "2", "--max_eval_samples", "3"], "--max_eval_samples: .* use --max_train_samples"),
     ],

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common import arguments, questions, runs, texts, words
-from common.errors import InputError, OneLineParser, run_as_command
+from common.errors import InputError, OneLineParser, check_range, run_as_command
 from common.metrics import split_of, table
 from recipes.tools import runner
 from recipes.tools.compare import read_rows, read_run, row_scores
@@ -54,6 +54,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--jobs", type=int, help="runs side by side; unset: one for each accelerator, on a CPU one")
     parser.add_argument("--output_dir", type=Path, help="unset: runs/sweep-<recipe>")
     args, passed_on = parser.parse_known_args(argv)
+    check_range(args, 2, float("inf"), "folds")
     args.recipe = args.recipe.replace("-", "_")
     args.output_dir = args.output_dir or Path(f"runs/sweep-{args.recipe}")
     if not (Path(__file__).parent.parent / f"{args.recipe}.py").exists():
@@ -100,13 +101,16 @@ def training_rows(fold: list[int], texts: list[str]) -> list[int]:
 def write_folds(args: argparse.Namespace, passed_on: list[str]) -> tuple[list[list[int]], list[dict], list[str]]:
     """Write the files of each fold as JSON lines; the rows of the folds, all rows, and the flags that read a file."""
     recipe = importlib.import_module(f"recipes.{args.recipe}")
-    flags = [*passed_on, "--do_eval", "false", "--do_predict", "false", "--output_dir", str(args.output_dir / "folds")]
+    flags = [*passed_on, "--output_dir", str(args.output_dir / "folds")]
     tasks = getattr(recipe, "TASKS", None)
     own = arguments.parse_arguments(recipe.Arguments, recipe.DEFAULTS, flags, recipe.__file__, tasks)
+    own[1].do_eval = own[1].do_predict = False  # not by flag, which other flags of the runs would not go with
+    own[0].threshold_for = None
     datasets, labels, *_ = recipe.load_datasets(*own)
     train = datasets["train"]
     if "ner_tags" in train.column_names:
-        facts, reading = words.sentence_groups(train), ["--tokens_column", "tokens", "--tags_column", "ner_tags"]
+        facts = words.sentence_groups(train, own[0].document_size)
+        reading = ["--tokens_column", "tokens", "--tags_column", "ner_tags"]
     elif "context" in train.column_names:
         facts, reading = questions.context_groups(train), []
     else:
@@ -135,7 +139,7 @@ def make_runs(args: argparse.Namespace, passed_on: list[str], reading: list[str]
     """Every setting, as flags of the recipe, with its runs: every seed and fold."""
     planned: dict[tuple[str, ...], list[Run]] = {}
     folds = range(1, args.folds + 1) if args.folds else [0]
-    for rate, epochs, seed, fold in product(args.learning_rates, args.epochs, args.seeds, folds):
+    for rate, epochs, seed, fold in product(args.learning_rates, args.epochs, dict.fromkeys(args.seeds), folds):
         setting = (*(("--learning_rate", rate) if rate else ()), *(("--num_train_epochs", epochs) if epochs else ()))
         flags = [*passed_on, *setting, "--seed", str(seed), "--do_predict", "false"]
         name = "-".join([*setting[1::2], f"seed{seed}", *([f"fold{fold}of{args.folds}"] if fold else [])])
