@@ -10,16 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from common.metrics import (
-    answer_scores,
-    entities,
-    entity_errors,
-    entity_scores,
-    label_set_scores,
-    per_class,
-    split_tag,
-)
+from common import metrics
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 SHOWN = 20  # examples in a list
@@ -92,37 +85,32 @@ def shortened(text: str, limit: int = LONGEST) -> str:
     return text if len(text) <= limit else text[:limit] + " …"
 
 
-def series(history: Sequence[dict], key: str) -> tuple[list[float], list[float]]:
-    """Steps and values of what was logged under `key`, numbers alone.
+def series(history: Sequence[dict], key: str) -> pd.Series:
+    """What was logged under `key` by step, finite values alone.
 
     >>> series([{"step": 1, "loss": 2.0}, {"step": 1, "eval_loss": 1.0}, {"step": 2, "loss": float("nan")}], "loss")
-    ([1], [2.0])
+    1    2.0
+    dtype: float64
     """
-    points = [(row["step"], row[key]) for row in history if key in row and np.isfinite(row[key])]
-    return [step for step, _ in points], [value for _, value in points]
+    values = pd.Series({row["step"]: row[key] for row in history if key in row}, dtype=float)
+    return values[np.isfinite(values)]
 
 
 def learning_curves(history: Sequence[dict], score: str | None) -> list[dict[str, Any]]:
     """Charts of loss, of the score on validation, and of the learning rate, over steps."""
     score = re.sub("^test_", "eval_", score or "")
     names = {"Loss": {"loss": "training", "eval_loss": "validation"}}
-    names |= {f"Validation: {score.removeprefix('eval_').replace('_', ' ')}": {score: ""}}
-    names |= {"Learning rate": {"learning_rate": ""}}
-    blocks = []
-    for caption, labels in names.items():
-        lines = {label: series(history, key) for key, label in labels.items()}
-        lines = {label: points for label, points in lines.items() if points[0]}
-        if lines:
-            blocks.append(chart(partial(draw_lines, lines), caption))
-    return blocks
+    names |= {f"Validation: {score.removeprefix('eval_').replace('_', ' ')}": {score: "score"}}
+    names |= {"Learning rate": {"learning_rate": "rate"}}
+    lines = {caption: {of[key]: series(history, key) for key in of} for caption, of in names.items()}
+    return [chart(partial(draw_lines, of), caption) for caption, of in lines.items() if any(map(len, of.values()))]
 
 
-def draw_lines(lines: dict[str, tuple[list[float], list[float]]], axes: Any) -> None:
-    for label, (steps, values) in lines.items():
-        axes.plot(steps, values, label=label, marker="." if len(steps) < 30 else "")
+def draw_lines(lines: dict[str, pd.Series], axes: Any) -> None:
+    for label, values in lines.items():
+        axes.plot(values, label=label, marker="." if len(values) < 30 else "")
     axes.set_xlabel("step")
-    if len(lines) > 1:
-        axes.legend()
+    axes.legend()
 
 
 def advice(history: Sequence[dict], score: str | None) -> list[str]:
@@ -132,25 +120,23 @@ def advice(history: Sequence[dict], score: str | None) -> list[str]:
     'The training loss hardly moved (0.7 to 0.7)'
     """
     said = []
-    _, losses = series(history, "loss")
+    keys = ("loss", "eval_loss", re.sub("^test_", "eval_", score or ""))
+    losses, validation, scores = (series(history, key) for key in keys)
     part = max(1, len(losses) // 5)
-    first, last = float(np.mean(losses[:part] or 0)), float(np.mean(losses[-part:] or 0))
+    first, last = losses.head(part).mean(), losses.tail(part).mean()
     if len(losses) >= 4 and last > 0.97 * first:
         said.append(
             f"The training loss hardly moved ({first:.3g} to {last:.3g}): try three times the learning rate or a third "
             "of it, train longer, and look whether the labels belong to their rows."
         )
-    at, validation = series(history, "eval_loss")
-    if len(validation) > 1 and validation[-1] > 1.02 * min(validation) and last < first:
-        lowest = at[int(np.argmin(validation))]
+    if len(validation) > 1 and validation.iloc[-1] > 1.02 * validation.min() and last < first:
         said.append(
-            f"Validation loss was lowest at step {lowest} ({min(validation):.3g}) and is {validation[-1]:.3g} at the "
-            "end, while training loss went on falling: the model learns its rows by heart. Fewer epochs, "
-            "--early_stopping_patience, or more data."
+            f"Validation loss was lowest at step {validation.idxmin()} ({validation.min():.3g}) and is "
+            f"{validation.iloc[-1]:.3g} at the end, while training loss went on falling: the model learns its rows by "
+            "heart. Fewer epochs, --early_stopping_patience, or more data."
         )
-    at, values = series(history, re.sub("^test_", "eval_", score or ""))
-    if len(values) > 1 and values[-1] > max(values[:-1]):
-        said.append(f"The best score on validation was the last (step {at[-1]}): train longer.")
+    if len(scores) > 1 and scores.iloc[-1] > scores.iloc[:-1].max():
+        said.append(f"The best score on validation was the last (step {scores.index[-1]}): train longer.")
     return said
 
 
@@ -162,7 +148,7 @@ def class_blocks(gold: Sequence[str], found: Sequence[str], labels: Sequence[str
     from sklearn.metrics import confusion_matrix
 
     counts = confusion_matrix(gold, found, labels=labels)
-    scores = per_class(gold, found, labels).values()
+    scores = metrics.per_class(gold, found, labels).values()
     return [
         confusion(
             [shortened(label, NAME) for label in labels], counts, "Confusions: rows are gold, columns predicted."
@@ -188,7 +174,7 @@ def label_blocks(rows: list[dict], labels: Sequence[str], thresholds: dict[str, 
     if isinstance(found[0], list):
         gold, found = map(MultiLabelBinarizer(classes=labels).fit_transform, (gold, found))
         more = {"found": found.sum(0).tolist(), "threshold": [(thresholds or {}).get(label, 0.5) for label in labels]}
-        blocks = [class_table(labels, label_set_scores(gold, found)["classes"].values(), more)]
+        blocks = [class_table(labels, metrics.label_set_scores(gold, found)["classes"].values(), more)]
     else:
         blocks = class_blocks(gold, found, labels)
         blocks += [precision_and_recall(rows, label, at) for label, at in (thresholds or {}).items()]
@@ -253,8 +239,10 @@ def given_answers(row: dict[str, Any]) -> tuple[Sequence, list[tuple[Any, float]
     """The right answers of a row, and the given ones with their probabilities. An answer is a class, each of several
     labels, or an entity, whose probability is the least of its words'."""
     if "ner_tags" in row:
-        found = [(entity, min(row["probabilities"][entity[1] : entity[2]])) for entity in entities(row["predicted"])]
-        return entities(row["ner_tags"]), found
+        found = [
+            (entity, min(row["probabilities"][entity[1] : entity[2]])) for entity in metrics.entities(row["predicted"])
+        ]
+        return metrics.entities(row["ner_tags"]), found
     gold, found, probabilities = (np.atleast_1d(row[key]).tolist() for key in ("label", "predicted", "probability"))
     return gold, list(zip(found, probabilities, strict=True))
 
@@ -329,13 +317,15 @@ def tag_blocks(rows: list[dict]) -> list[dict[str, Any]]:
     from sklearn.metrics import confusion_matrix
 
     gold, predicted = ([row[key] for row in rows] for key in ("ner_tags", "predicted"))
-    scores = entity_scores(gold, predicted)["types"]
-    of_words = [[split_tag(tag)[1] or "none" for tag in chain.from_iterable(tags)] for tags in (gold, predicted)]
+    scores = metrics.entity_scores(gold, predicted)["types"]
+    of_words = [
+        [metrics.split_tag(tag)[1] or "none" for tag in chain.from_iterable(tags)] for tags in (gold, predicted)
+    ]
     types = [*sorted({*of_words[0], *of_words[1]} - {"none"}), "none"]
-    kinds = sorted(entity_errors(gold, predicted).items(), key=lambda kind: -kind[1])
+    kinds = sorted(metrics.entity_errors(gold, predicted).items(), key=lambda kind: -kind[1])
     cases = []
     for i, (row, *pair) in enumerate(zip(rows, gold, predicted, strict=True), 1):
-        differ = len(set(entities(pair[0])) ^ set(entities(pair[1])))
+        differ = len(set(metrics.entities(pair[0])) ^ set(metrics.entities(pair[1])))
         lines = [
             (name, tagged_parts(row["tokens"], tags, types)) for name, tags in zip(("gold", "found"), pair, strict=True)
         ]
@@ -354,7 +344,7 @@ def tag_blocks(rows: list[dict]) -> list[dict[str, Any]]:
 def tagged_parts(words: Sequence[str], tags: Sequence[str], types: Sequence[str]) -> list[tuple[str, str, str]]:
     """A sentence as (text, class, type), a part for each entity and for what lies between."""
     parts, done = [], 0
-    for name, start, end in [*entities(tags), ("", len(words), len(words))]:
+    for name, start, end in [*metrics.entities(tags), ("", len(words), len(words))]:
         parts.append((" ".join(words[done:start]) + " ", "", ""))
         parts.append((" ".join(words[start:end]), f"t{types.index(name) % 6}" if name else "", name))
         parts.append((" ", "", ""))
@@ -364,10 +354,8 @@ def tagged_parts(words: Sequence[str], tags: Sequence[str], types: Sequence[str]
 
 def answer_blocks(rows: list[dict], folder: Path, start: str, record: dict[str, Any]) -> list[dict[str, Any]]:
     """Scores by question word and by lengths, the null threshold, and the worst answers in their contexts."""
-    import pandas as pd
-
     version_2 = any(not row["answers"] for row in rows)
-    scores = [answer_scores(row["predicted"], row["answers"], version_2) for row in rows]
+    scores = [metrics.answer_scores(row["predicted"], row["answers"], version_2) for row in rows]
     scores = 100 * pd.DataFrame(scores, columns=["EM", "F1"])
     questions = [re.findall(r"\w+", row["question"].lower()) for row in rows]
     asked = [next((word for word in words if word in QUESTION_WORDS), "other") for words in questions]
@@ -426,7 +414,7 @@ def null_threshold(rows: list[dict], folder: Path, start: str, record: dict[str,
     gains = []  # F1 of giving the best answer; where there is none, what giving one costs
     for row in rows:
         best = next((candidate["text"] for candidate in n_best[row["id"]] if candidate["text"]), "")
-        gains.append(answer_scores(best, row["answers"], True)[1] if row["answers"] else -1.0)
+        gains.append(metrics.answer_scores(best, row["answers"], True)[1] if row["answers"] else -1.0)
     values = np.array([odds[row["id"]] for row in rows])
     order = np.argsort(values, kind="stable")
     unanswerable = sum(not row["answers"] for row in rows)
@@ -446,8 +434,6 @@ def null_threshold(rows: list[dict], folder: Path, start: str, record: dict[str,
 
 def data_blocks(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Sizes, classes, lengths and overlap of the splits, as the run kept them."""
-    import pandas as pd
-
     limit, splits = record["data"].get("max_seq_length"), record["data"].get("splits", {})
     columns = ("in_train", "cut", "windowed")
     rows = [[split, facts["rows"], *(facts.get(name, "-") for name in columns)] for split, facts in splits.items()]

@@ -102,11 +102,6 @@ def number_row_scores(rows: Sequence[dict[str, Any]]) -> dict[str, RowScore]:
     }
 
 
-def entity_row_scores(rows: Sequence[dict[str, Any]]) -> dict[str, RowScore]:
-    """Entity F1; a sentence is right when all its tags are. Rows have `ner_tags` and `predicted`."""
-    return {"f1": set_row_score([(entities(row["ner_tags"]), entities(row["predicted"])) for row in rows])}
-
-
 def set_row_score(pairs: Sequence[tuple[Sequence, Sequence]]) -> RowScore:
     """F1 over what each row holds, gold and predicted; a row is right when they are equal."""
     gold, predicted = ([set(pair[i]) for pair in pairs] for i in (0, 1))
@@ -123,6 +118,31 @@ def answer_row_scores(rows: Sequence[dict[str, Any]]) -> dict[str, RowScore]:
     return {
         name: RowScore([100 * found[:, i], ones], of_sums(ratio), right) for i, name in enumerate(("exact_match", "f1"))
     }
+
+
+def scores_of_rows(
+    rows: Sequence[dict[str, Any]], label_list: Sequence[str] | None, names: Sequence[str] = ("accuracy", "macro_f1")
+) -> dict[str, RowScore]:
+    """The scores of answers beside the right ones, the task's own first; rows are those of `predictions.jsonl`.
+
+    Args:
+        label_list: the classes in the order of their ids, if they are classes.
+        names: of classes the wanted scores; see `label_row_scores`.
+
+    Raises:
+        ValueError: a label that is not in the list, or not a number where scores are learned.
+    """
+    if "ner_tags" in rows[0]:  # a sentence is right when all its tags are
+        pairs = [(entities(row["ner_tags"]), entities(row["predicted"])) for row in rows]
+        return {"f1": set_row_score(pairs)}
+    if "answers" in rows[0]:
+        return answer_row_scores(rows)
+    if isinstance(rows[0]["predicted"], list):
+        score = set_row_score([(row["label"], row["predicted"]) for row in rows])
+        return {"micro_f1": score, "accuracy": RowScore([score.right, np.ones(len(rows))], of_sums(ratio), score.right)}
+    if label_list is None or not isinstance(rows[0]["predicted"], str):
+        return number_row_scores(rows)
+    return label_row_scores(rows, label_list, names)
 
 
 def bootstrap_interval(
