@@ -107,10 +107,9 @@ def main(argv: list[str] | None = None, keep: bool = True) -> list[dict[str, Any
     if args.text_pair and len(args.text or []) != len(args.text_pair):
         raise InputError(f"{len(args.text or [])} --text but {len(args.text_pair)} --text_pair; give one for each")
     predictor = load_predictor(args)
-    inputs = predictor.inputs()
-    answers: list[dict[str, Any]] = []
-    bar = tqdm(desc="Answered", unit=" inputs", delay=1, disable=not sys.stderr.isatty())
-    total = 0
+    is_shown = sys.stderr.isatty()
+    inputs = iter(tqdm(predictor.inputs(), desc="Read", unit=" inputs", delay=1, disable=not is_shown))
+    answers, total = [], 0
     while block := list(islice(inputs, BLOCK)):
         total += len(block)
         filled = [(place, row) for place, row in block if predictor.has_text(row)]
@@ -119,12 +118,11 @@ def main(argv: list[str] | None = None, keep: bool = True) -> list[dict[str, Any
             {"place": place} | (next(found) if predictor.has_text(row) else predictor.no_answer(row))
             for place, row in block
         ]
-        print(
-            "\n".join(json.dumps(a, ensure_ascii=False) for a in of_block) if args.json else predictor.shown(of_block)
+        lines = (
+            [json.dumps(answer, ensure_ascii=False) for answer in of_block] if args.json else predictor.shown(of_block)
         )
+        print(*lines, sep="\n")
         answers += of_block if keep else []
-        bar.update(len(block))
-    bar.close()
     if total == 0:
         raise InputError(f"{args.file or 'standard input'}: holds no text")
     rows = predictor.rows()
@@ -138,7 +136,7 @@ def main(argv: list[str] | None = None, keep: bool = True) -> list[dict[str, Any
 def recipe_module(config: Any) -> Any:
     """The recipe that trained the model, if it is here: a module of this package, for nothing else is ever imported
     because a folder says so."""
-    name = (getattr(config, "recipe", None) or {}).get("module", "")
+    name = training.recipe_settings(config).get("module", "")
     if name.isidentifier() and importlib.util.find_spec(f"recipes.{name}"):
         return importlib.import_module(f"recipes.{name}")
     return None
@@ -187,11 +185,7 @@ def model_class(name: str, config: Any, auto_class: Any) -> Any:
     defined = getattr(recipe_module(config), own, None)
     if isinstance(defined, type) and issubclass(defined, transformers.PreTrainedModel):
         return defined
-    module = (getattr(config, "recipe", None) or {}).get("module", "?")
-    raise InputError(
-        f"{name}: its class {own} is not one of transformers', and recipes/{module}.py does not define it; put it "
-        "there, at the top level"
-    )
+    raise InputError(f"{name}: its class {own} is not one of transformers'; define it in the recipe that trained it")
 
 
 class Predictor:
@@ -295,13 +289,13 @@ class Tagger(Predictor):
             answers.append(answer | {"probabilities": [round(value, 4) for value in probabilities]})
         return answers
 
-    def shown(self, answers: list[dict[str, Any]]) -> str:
+    def shown(self, answers: list[dict[str, Any]]) -> list[str]:
         lines = []
         for answer in answers:
             cells = [[e["text"], e["label"], *list(e.values())[2:]] for e in answer["entities"]]
             header = ["entity", "type", *[*answer["entities"][0]][2:]] if cells else ["no entities"]
             lines += [answer.get("text") or " ".join(answer["tokens"]), metrics.table(header, cells), ""]
-        return "\n".join(lines)
+        return lines
 
     def rows(self) -> list[dict[str, Any]]:
         rows = super().rows()
@@ -388,7 +382,7 @@ class Classifier(Predictor):
         """A label as the model spells it."""
         return name if name in (self.label_list or ()) else self.spelling.get(name.casefold(), name)
 
-    def shown(self, answers: list[dict[str, Any]]) -> str:
+    def shown(self, answers: list[dict[str, Any]]) -> list[str]:
         names = (
             ["label", "probability", *["next"] * (self.args.top_k > 1), "text"]
             if self.label_list
@@ -406,7 +400,7 @@ class Classifier(Predictor):
             cell = {"label": f"{label} (unsure)" if "unsure" in answer else label, "probability": probability}
             cell |= {"score": label, "next": ", ".join(others), "text": text}
             cells.append([cell[name] for name in names])
-        return metrics.table(names, cells)
+        return [metrics.table(names, cells)]
 
 
 class Reader(Predictor):
@@ -449,7 +443,7 @@ class Reader(Predictor):
             answers.append(answer | {"next": [c for c in candidates if c is not best][:3]})
         return answers
 
-    def shown(self, answers: list[dict[str, Any]]) -> str:
+    def shown(self, answers: list[dict[str, Any]]) -> list[str]:
         lines = []
         for answer in answers:
             candidates = [{"text": answer["answer"], **answer}, *answer["next"]]
@@ -457,7 +451,7 @@ class Reader(Predictor):
             cells = [[c["text"] or "no answer", *("-" if c[k] is None else c[k] for k in keys)] for c in candidates]
             cells[0][0] += " (unsure)" * answer.get("unsure", False)
             lines.append(f"{answer['question']}\n{metrics.table(['answer', *keys], cells)}\n")
-        return "\n".join(lines)
+        return lines
 
 
 TASKS = {"token-classification": Tagger, "text-classification": Classifier, "question-answering": Reader}

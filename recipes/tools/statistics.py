@@ -82,24 +82,20 @@ def label_row_scores(rows: Sequence[dict[str, Any]], label_list: Sequence[str], 
 
 
 def number_row_scores(rows: Sequence[dict[str, Any]]) -> dict[str, RowScore]:
-    """Pearson's correlation of predicted and gold scores, from the sums of x, y, their squares and their product; and
-    Spearman's, which is Pearson's of the ranks within each sample."""
-    x, y = (np.array([float(row[key]) for row in rows]) for key in ("predicted", "label"))
-    x, y = x - x.mean(), y - y.mean()  # shifts change nothing but keep the digits
+    """Pearson's correlation of predicted and gold scores; and Spearman's, which is Pearson's of the ranks within each
+    sample."""
+    columns = [np.array([float(row[key]) for row in rows]) for key in ("predicted", "label")]
 
-    def pearson(sx, sy, sxx, syy, sxy, n) -> np.ndarray:
-        return ratio(n * sxy - sx * sy, np.sqrt((n * sxx - sx**2) * (n * syy - sy**2)))
+    def pearson(columns: Columns) -> np.ndarray:
+        a, b = (column - column.mean(axis=-1, keepdims=True) for column in columns)
+        return ratio((a * b).sum(-1), np.sqrt((a * a).sum(-1) * (b * b).sum(-1)))
 
     def spearman(columns: Columns) -> np.ndarray:
         from scipy.stats import rankdata
 
-        a, b = (rankdata(column, axis=-1) - (len(x) + 1) / 2 for column in columns)  # mean 0, ties or not
-        return ratio((a * b).sum(-1), np.sqrt((a * a).sum(-1) * (b * b).sum(-1)))
+        return pearson([rankdata(column, axis=-1) for column in columns])
 
-    return {
-        "pearson": RowScore([x, y, x * x, y * y, x * y, np.ones(len(x))], of_sums(pearson)),
-        "spearmanr": RowScore([x, y], spearman),
-    }
+    return {"pearson": RowScore(columns, pearson), "spearmanr": RowScore(columns, spearman)}
 
 
 def set_row_score(pairs: Sequence[tuple[Sequence, Sequence]]) -> RowScore:
