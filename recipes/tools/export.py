@@ -37,17 +37,6 @@ from recipes.tools.statistics import RowScore, bootstrap_interval
 LARGEST_DIFFERENCE = 1e-3  # of a logit; rounding alone is some 1e-5
 BATCH_SIZES = (1, 32)  # that are timed
 SAMPLE = 96  # rows that are timed
-README = """# {name} as ONNX
-
-Written by `recipes/tools/export.py` from {run}. `model.onnx` has its weights in `model.onnx.data`; `config.json`
-holds the label names, and under `recipe` the lengths of windows. `python -m recipes.predict --model {folder}` asks it.
-
-{rows} rows of {file}:
-
-```
-{report}
-```
-"""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -110,8 +99,8 @@ def export(predictor: predict.Predictor, inputs: list[predict.Input], folder: Pa
     predictor.model = model
     predictor.answer((inputs * 2)[:2])  # two rows or more, or the batch becomes a constant of the graph
     read = [key for key in inspect.signature(model.forward).parameters if key in predictor.features and key != "labels"]
-    sample = [{key: predictor.features[key][i] for key in read} for i in range(2)]
-    batch = dict(type(predictor).collator(predictor.tokenizer)(sample))
+    pair = [{key: predictor.features[key][i] for key in read} for i in range(2)]
+    batch = dict(type(predictor).collator(predictor.tokenizer)(pair))
     try:
         with quiet():
             exported = OnnxExporter().export(model, batch, OnnxConfig(dynamic=True))
@@ -221,11 +210,22 @@ def prove(args: argparse.Namespace, record: dict[str, Any], folder: Path) -> str
     else:
         reason = f"each lost more than {args.tolerance:g} points" if scores else "the rows have no answers to score"
         lines.append(f"No {int8.name}: {reason}.")
-    report = metrics.table(["model", name, "MB", *(f"ms, batch {size}" for size in BATCH_SIZES)], table_rows)
+    header = ["model", name, "MB", *(f"ms, batch {size}" for size in BATCH_SIZES)]
     threads = f"Median times on a CPU, threads: {torch.get_num_threads()}; what else ran on it shows in them."
-    report += "\n\n" + "\n".join([threads, f"Logits of ONNX are within {difference:.0e} of PyTorch's.", *lines])
-    facts = dict(name=Path(args.model).name, run=args.model, rows=len(inputs), file=predictor.name, report=report)
-    return README.format(**facts, folder=Path(args.model, "onnx"))
+    logits = f"Logits of ONNX are within {difference:.0e} of PyTorch's."
+    report = "\n".join([metrics.table(header, table_rows), "", threads, logits, *lines])
+    return f"""# {Path(args.model).name} as ONNX
+
+Written by `recipes/tools/export.py` from {args.model}. `model.onnx` has its weights in `model.onnx.data`; `config.json`
+holds the label names, and under `recipe` the lengths of windows. `python -m recipes.predict --model {Path(args.model, "onnx")}`
+asks it.
+
+{len(inputs)} rows of {predictor.name}:
+
+```
+{report}
+```
+"""
 
 
 def main(argv: list[str] | None = None) -> str:

@@ -271,17 +271,15 @@ def write_index(root: Path) -> Path:
         best, losses = headline(record), blocks.series(read_history(folder), "loss")
         heights = 22 - 20 * (losses - losses.min()) / (losses.max() - losses.min() or 1)
         arguments = record["arguments"]
-        file = own_file(arguments)
+        data = Path(own_file(arguments) or arguments["dataset_name"])
         runs.append(
             {
-                "link": f"{folder.relative_to(root)}/{REPORT}",
                 "name": str(folder.relative_to(root)),
                 "recipe": recipe_of(record),
-                "score": best and best[1],
-                "metric": best and best[0].replace("_", " "),
-                "data": arguments.get("task_name") or "/".join(Path(file or arguments["dataset_name"]).parts[-2:]),
+                "score": best,
+                "data": arguments.get("task_name") or "/".join(data.parts[-2:]),
                 "model": Path(arguments["model_name_or_path"]).name,
-                "seconds": record.get("seconds", {}).get("total", 0),
+                "seconds": record["seconds"]["total"],
                 "when": record["started_at"],
                 "curve": " ".join(f"{100 * i / len(losses):.1f},{y:.1f}" for i, y in enumerate(heights)),
             }
