@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +69,19 @@ def say(text: str) -> dict[str, Any]:
     return {"kind": "text", "text": text}
 
 
-def worst_cases(caption: str, cases: list[tuple[Any, str, list]], marks: bool = False) -> dict[str, Any]:
-    """A list block of the `SHOWN` worst cases. Each is how bad it is, a note, and its lines, which are (label, [(text,
-    class of its mark, type)]); in the caption {} is how many are shown."""
-    cases = sorted(cases, key=lambda case: case[0], reverse=True)[:SHOWN]
-    return {
-        "kind": "cases",
-        "caption": caption.format(len(cases)),
-        "cases": [case[1:] for case in cases],
-        "marks": marks,
-    }
+def worst_cases(
+    caption: str, cases: list[tuple[Any, str, dict]], lines: Callable[[dict], list], marks: bool = False
+) -> dict[str, Any]:
+    """A list block of the `SHOWN` worst cases.
+
+    Args:
+        caption: {} in it becomes how many are shown.
+        cases: how bad each is, a note, and its row.
+        lines: what is shown of a row: (label, [(text, class of its mark, type)]).
+    """
+    worst = sorted(cases, key=lambda case: case[0], reverse=True)[:SHOWN]
+    shown = [(note, lines(row)) for _, note, row in worst]
+    return {"kind": "cases", "caption": caption.format(len(shown)), "cases": shown, "marks": marks}
 
 
 def shortened(text: str, limit: int = LONGEST) -> str:
@@ -183,8 +186,12 @@ def label_blocks(rows: list[dict], labels: Sequence[str], thresholds: dict[str, 
         right, answers = given_answers(row)
         sure = max((probability for _, probability in answers), default=0.0)
         names = [", ".join(of) or "none" for of in (right, [name for name, _ in answers])]
-        mistakes.append((sure, f"gold {names[0]}, predicted {names[1]} ({sure:.2f})", text_lines(row)))
-    return [*blocks, reliability(rows), worst_cases(f"The {{}} most confident of {len(mistakes)} mistakes.", mistakes)]
+        mistakes.append((sure, f"gold {names[0]}, predicted {names[1]} ({sure:.2f})", row))
+    return [
+        *blocks,
+        reliability(rows),
+        worst_cases(f"The {{}} most confident of {len(mistakes)} mistakes.", mistakes, text_lines),
+    ]
 
 
 def precision_and_recall(rows: list[dict], label: str, threshold: float) -> dict[str, Any]:
@@ -306,10 +313,10 @@ def score_blocks(rows: list[dict]) -> list[dict[str, Any]]:
     caption = f"Predicted against gold scores ({len(shown)} of {len(rows)} rows). Residuals: mean "
     caption += f"{residuals.mean():.3f}, standard deviation {residuals.std():.3f}."
     cases = [
-        (abs(off), f"gold {right:g}, predicted {right + off:.2f} ({off:+.2f})", text_lines(row))
+        (abs(off), f"gold {right:g}, predicted {right + off:.2f} ({off:+.2f})", row)
         for right, off, row in zip(gold, residuals, rows, strict=True)
     ]
-    return [chart(draw, caption, 3.2), worst_cases("The {} rows furthest off.", cases)]
+    return [chart(draw, caption, 3.2), worst_cases("The {} rows furthest off.", cases, text_lines)]
 
 
 def tag_blocks(rows: list[dict]) -> list[dict[str, Any]]:
@@ -324,12 +331,14 @@ def tag_blocks(rows: list[dict]) -> list[dict[str, Any]]:
     types = [*sorted({*of_words[0], *of_words[1]} - {"none"}), "none"]
     kinds = sorted(metrics.entity_errors(gold, predicted).items(), key=lambda kind: -kind[1])
     cases = []
-    for i, (row, *pair) in enumerate(zip(rows, gold, predicted, strict=True), 1):
-        differ = len(set(metrics.entities(pair[0])) ^ set(metrics.entities(pair[1])))
-        lines = [
-            (name, tagged_parts(row["tokens"], tags, types)) for name, tags in zip(("gold", "found"), pair, strict=True)
-        ]
-        cases += [(differ, f"sentence {i}: {differ} entities differ", lines)] if differ else []
+    for i, row in enumerate(rows, 1):
+        differ = len({*metrics.entities(row["ner_tags"])} ^ {*metrics.entities(row["predicted"])})
+        cases += [(differ, f"sentence {i}: {differ} entities differ", row)] if differ else []
+
+    def lines(row: dict[str, Any]) -> list[tuple]:
+        tags = {"gold": row["ner_tags"], "found": row["predicted"]}
+        return [(name, tagged_parts(row["tokens"], of, types)) for name, of in tags.items()]
+
     return [
         class_table([*scores], scores.values(), {}),
         confusion(
@@ -337,7 +346,7 @@ def tag_blocks(rows: list[dict]) -> list[dict[str, Any]]:
         ),
         table(["kind of error", "entities"], kinds, "Kinds of error."),
         reliability(rows),
-        worst_cases("The {} sentences with most errors.", cases),
+        worst_cases("The {} sentences with most errors.", cases, lines),
     ]
 
 
@@ -375,9 +384,8 @@ def answer_blocks(rows: list[dict], folder: Path, start: str, record: dict[str, 
         gold = " | ".join(dict.fromkeys(row["answers"])) or "no answer"
         answer = f"{row['predicted'] or 'no answer'} ({row['probability']:.2f})"
         note = shortened(f"gold: {gold}; predicted: {answer}; F1 {f1:.0f}")
-        lines = [("", [(shortened(row["question"]), "", "")]), ("", answer_parts(row))]
-        cases += [((-f1, row["probability"]), note, lines)] if exact < 100 else []
-    return [*blocks, worst_cases("The {} worst answers, the surest first.", cases, marks=True)]
+        cases += [((-f1, row["probability"]), note, row)] if exact < 100 else []
+    return [*blocks, worst_cases("The {} worst answers, the surest first.", cases, answer_lines, marks=True)]
 
 
 def grouped(name: str, kinds: Sequence[str], scores: Any) -> dict[str, Any]:
@@ -387,22 +395,22 @@ def grouped(name: str, kinds: Sequence[str], scores: Any) -> dict[str, Any]:
     return table([name, *scores, "rows"], rows, f"By {name}.", of=100)
 
 
-def answer_parts(row: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The context with the gold and the predicted span marked, from a little before the first of them."""
-    context, spans = row["context"], []
-    for text, start in zip(row["answers"], row.get("answer_starts", ()), strict=False):
-        spans += [(start, start + len(text), "gold")] * (start >= 0)
-    if row["start"] is not None:
-        spans.append((row["start"], row["end"], "found"))
-    edges = sorted({edge for start, end, _ in spans for edge in (start, end)}) or [0]
-    first, last = max(0, edges[0] - LONGEST // 3), min(len(context), edges[-1] + LONGEST // 3)
-    last = min(last, first + 3 * LONGEST)
-    edges = [first, *(edge for edge in edges if first < edge < last), last]
-    parts = [("… ", "", "")] * (first > 0)
-    for start, end in pairwise(edges):
-        kinds = sorted({kind for a, b, kind in spans if a <= start and end <= b})
-        parts.append((context[start:end], " ".join(kinds), ""))
-    return [*parts, (" …", "", "")] if last < len(context) else parts
+def answer_lines(row: dict[str, Any]) -> list[tuple]:
+    """The question, and the context with the gold and the predicted span marked, from a little before the first."""
+    context = row["context"]
+    spans = [
+        (at, at + len(text), "gold") for text, at in zip(row["answers"], row["answer_starts"], strict=True) if at >= 0
+    ]
+    spans += [(row["start"], row["end"], "found")] if row["start"] is not None else []
+    first = max(0, min((start for start, _, _ in spans), default=0) - LONGEST // 3)
+    last = min(len(context), max((end for _, end, _ in spans), default=0) + LONGEST // 3, first + 3 * LONGEST)
+
+    def mark(i: int) -> str:
+        return " ".join(sorted({kind for start, end, kind in spans if start <= i < end}))
+
+    parts = [("".join(context[i] for i in run), kind, "") for kind, run in groupby(range(first, last), mark)]
+    before, after = [("… ", "", "")] * (first > 0), [(" …", "", "")] * (last < len(context))
+    return [("", [(shortened(row["question"]), "", "")]), ("", [*before, *parts, *after])]
 
 
 def null_threshold(rows: list[dict], folder: Path, start: str, record: dict[str, Any]) -> dict[str, Any]:

@@ -217,8 +217,8 @@ def prove(args: argparse.Namespace, record: dict[str, Any], folder: Path) -> str
     return f"""# {Path(args.model).name} as ONNX
 
 Written by `recipes/tools/export.py` from {args.model}. `model.onnx` has its weights in `model.onnx.data`; `config.json`
-holds the label names, and under `recipe` the lengths of windows. `python -m recipes.predict --model {Path(args.model, "onnx")}`
-asks it.
+holds the label names, and under `recipe` the lengths of windows.
+`python -m recipes.predict --model {Path(args.model, "onnx")}` asks it.
 
 {len(inputs)} rows of {predictor.name}:
 
