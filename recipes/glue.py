@@ -362,17 +362,13 @@ def main(argv: list[str] | None = None) -> list[dict]:
         return []
     done, failed = run_all(args, passed_on)
     entries, notes = summarize(args, done)
-    notes = [f"{name}: failed: {why}" for name, why in failed.items()] + notes
     settings = [args.tasks, args.seeds, args.learning_rates, args.start, args.data_dir, passed_on]
     seeds = " ".join(map(str, args.seeds))
     start = f" by way of MNLI ({args.start})" if args.from_mnli else ""
     head = f"{args.model_name_or_path}{start}, seeds {seeds}, flags: {shlex.join(passed_on) or 'none'}"
-    text, folder = f"{head}\n\n{render(entries, notes)}", args.output_dir
     record = {"finished_runs": len(done), "settings": settings, "scores": entries, "notes": notes}
-    path = runner.write_tables(folder, "glue", settings, record, f"```\n{text}\n```\n")
-    print(f"\n{text}\n\nIn {path}; each run has a folder and a log in {folder}.")
-    if failed:
-        raise InputError(f"{len(failed)} of {len(failed) + len(done)} runs failed; their logs are in {folder}")
+    text = f"{head}\n\n{render(entries, notes)}"
+    runner.write_tables(args.output_dir, "glue", settings, record, text, failed)
     if args.submission:
         print(f"Submission: {submit(args, passed_on, done)}")
     return entries

@@ -16,7 +16,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,45 +24,29 @@ import numpy as np
 import transformers
 from scipy.special import log_softmax
 from tqdm.auto import tqdm
-from transformers import (
-    AutoConfig,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    DataCollatorForTokenClassification,
-    DataCollatorWithPadding,
-)
 
-from common import metrics, questions, texts, training, words
+from common import errors, metrics, questions, texts, training, words
 from common.data import Source, decode_lines, is_tag, read_lines, read_rows, split_columns
-from common.errors import (
-    InputError,
-    OneLineParser,
-    check_at_least_one,
-    check_range,
-    go_offline_without_hub,
-    hub_errors,
-    run_as_command,
-)
+from common.errors import InputError
 from recipes.tools.model_card import task_of
 from recipes.tools.onnx_model import OnnxModel
+from recipes.tools.statistics import scores_of_rows
 
 BLOCK = 1000  # rows in memory
 Input = tuple[str, dict[str, Any]]  # where it stands, and what it holds
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = OneLineParser("python -m recipes.predict", description=__doc__, allow_abbrev=False)
+    parser = errors.OneLineParser("python -m recipes.predict", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--model", required=True, help="folder of a finished run, or a model's name on the Hub")
-    parser.add_argument("--text", nargs="+", help="one or more texts")
+    inputs, contexts = parser.add_mutually_exclusive_group(), parser.add_mutually_exclusive_group()
+    inputs.add_argument("--text", nargs="+", help="one or more texts")
     parser.add_argument("--text_pair", nargs="+", help="the second text of each, for a model that reads pairs")
-    parser.add_argument("--question", nargs="+", help="one or more questions, for a model that answers them")
-    parser.add_argument("--context", help="the text that holds their answers")
-    parser.add_argument("--context_file", help="a file that holds it")
-    parser.add_argument(
-        "--file", help="a text per line (.txt), or .conll .jsonl .json .parquet .csv .tsv as for training"
-    )
+    inputs.add_argument("--question", nargs="+", help="one or more questions, for a model that answers them")
+    contexts.add_argument("--context", help="the text that holds their answers")
+    contexts.add_argument("--context_file", help="a file that holds it")
+    inputs.add_argument("--file", help="a text per line (.txt), or .conll .jsonl .json .parquet .csv .tsv as trained")
     parser.add_argument("--no_header", action="store_true", help="the .csv or .tsv begins with data")
     parser.add_argument("--text_columns", nargs="+", help="columns of a file that hold the texts; unset: as trained")
     parser.add_argument("--label_column", nargs="+", help="column of a file that holds the label; unset: inferred")
@@ -76,7 +60,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read_inputs(args: argparse.Namespace, tags: list[str] | None) -> Iterator[Input]:
+def read_inputs(args: argparse.Namespace, tags: list[str] | None = None) -> Iterator[Input]:
     """(place, row) of each input; raw text becomes a row with `text`.
 
     Args:
@@ -108,27 +92,24 @@ def is_plain_text(path: str, tags: list[str] | None) -> bool:
     rows = [row for row in map(split_columns, lines) if row[0] != "-DOCSTART-"]
     types = {tag.partition("-")[2] or tag for tag in tags or ()}
     known = {f"{prefix}-{name}" for prefix in "BIESLUM" for name in types} | types
-    is_even = tags is not None and len({len(row) for row in rows}) == 1 < len(rows[0])
-    are_tags = is_even and all(row[-1] in known or is_tag(row[-1]) for row in rows)
-    return not (are_tags and any(row[-1] in known for row in rows))
+    last = {row[-1] for row in rows}
+    has_columns = len({len(row) for row in rows}) == 1 < len(rows[0])
+    return not (has_columns and last & known and all(map(is_tag, last - known)))
 
 
 def main(argv: list[str] | None = None, keep: bool = True) -> list[dict[str, Any]]:
     """Print the answers and return them, a dictionary for each input; without `keep` none, however many there are."""
     args = parse(argv)
-    check_at_least_one(args, "batch_size", "top_k")
-    check_range(args, 0, 1, "at_least")
-    if bool(args.text) + bool(args.file) + bool(args.question) > 1:
-        raise InputError("--text, --question and --file exclude each other")
-    if bool(args.question) != bool(args.context or args.context_file) or (args.context and args.context_file):
+    errors.check_at_least_one(args, "batch_size", "top_k")
+    errors.check_range(args, 0, 1, "at_least")
+    if bool(args.question) != bool(args.context or args.context_file):
         raise InputError("--question goes together with its text: either --context or --context_file")
     if args.text_pair and len(args.text or []) != len(args.text_pair):
         raise InputError(f"{len(args.text or [])} --text but {len(args.text_pair)} --text_pair; give one for each")
     predictor = load_predictor(args)
-    inputs = predictor.inputs()
-    answers: list[dict[str, Any]] = []
-    bar = tqdm(desc="Answered", unit=" inputs", delay=1, disable=not sys.stderr.isatty())
-    total = 0
+    is_shown = sys.stderr.isatty()
+    inputs = iter(tqdm(predictor.inputs(), desc="Read", unit=" inputs", delay=1, disable=not is_shown))
+    answers, total = [], 0
     while block := list(islice(inputs, BLOCK)):
         total += len(block)
         filled = [(place, row) for place, row in block if predictor.has_text(row)]
@@ -137,28 +118,25 @@ def main(argv: list[str] | None = None, keep: bool = True) -> list[dict[str, Any
             {"place": place} | (next(found) if predictor.has_text(row) else predictor.no_answer(row))
             for place, row in block
         ]
-        print(
-            "\n".join(json.dumps(a, ensure_ascii=False) for a in of_block) if args.json else predictor.shown(of_block)
+        lines = (
+            [json.dumps(answer, ensure_ascii=False) for answer in of_block] if args.json else predictor.shown(of_block)
         )
+        print(*lines, sep="\n")
         answers += of_block if keep else []
-        bar.update(len(block))
-    bar.close()
     if total == 0:
         raise InputError(f"{args.file or 'standard input'}: holds no text")
-    with_gold = [i for i, gold in enumerate(predictor.gold) if gold not in (None, "", -1, "-1", "-")]
-    if with_gold:
-        of = f"{len(with_gold)} of {total} inputs" if len(with_gold) < total else "all inputs"
-        scored = predictor.scored(*([values[i] for i in with_gold] for values in (predictor.gold, predictor.found)))
-        print(
-            f"Scored against {args.file or 'the input'}, {of}: {scored}", file=sys.stderr if args.json else sys.stdout
-        )
+    rows = predictor.rows()
+    if rows:
+        of = f"{len(rows)} of {total} inputs" if len(rows) < total else "all inputs"
+        scored = f"Scored against {args.file or 'the input'}, {of}: {predictor.scored(rows)}"
+        print(scored, file=sys.stderr if args.json else sys.stdout)
     return answers
 
 
 def recipe_module(config: Any) -> Any:
     """The recipe that trained the model, if it is here: a module of this package, for nothing else is ever imported
     because a folder says so."""
-    name = (getattr(config, "recipe", None) or {}).get("module", "")
+    name = training.recipe_settings(config).get("module", "")
     if name.isidentifier() and importlib.util.find_spec(f"recipes.{name}"):
         return importlib.import_module(f"recipes.{name}")
     return None
@@ -172,9 +150,9 @@ def load_predictor(args: argparse.Namespace) -> "Predictor":
     """
     if not os.path.exists(args.model) and args.model.startswith(("runs/", ".", "/")):
         raise InputError(f"{args.model}: no such folder; train a model first, for instance make train-ner OFFLINE=1")
-    go_offline_without_hub(args.model)
-    with hub_errors("model", args.model):
-        config = AutoConfig.from_pretrained(args.model)
+    errors.go_offline_without_hub(args.model)
+    with errors.hub_errors("model", args.model):
+        config = transformers.AutoConfig.from_pretrained(args.model)
     task = getattr(recipe_module(config), "Predictor", None) or TASKS.get(task_of(config.to_dict()))
     if task is None:
         own = (config.architectures or ["its config"])[0]
@@ -207,11 +185,7 @@ def model_class(name: str, config: Any, auto_class: Any) -> Any:
     defined = getattr(recipe_module(config), own, None)
     if isinstance(defined, type) and issubclass(defined, transformers.PreTrainedModel):
         return defined
-    module = (getattr(config, "recipe", None) or {}).get("module", "?")
-    raise InputError(
-        f"{name}: its class {own} is not one of transformers', and recipes/{module}.py does not define it; put it "
-        "there, at the top level"
-    )
+    raise InputError(f"{name}: its class {own} is not one of transformers'; define it in the recipe that trained it")
 
 
 class Predictor:
@@ -220,12 +194,14 @@ class Predictor:
     Attributes:
         no_text: the answer to an input without text.
         features: what the model read of the inputs answered last.
-        gold, found: of the inputs answered so far, the right answer (None for one that has none) and the model's.
+        gold, found: of the inputs answered so far, the right answer (None where it is not known) and the model's.
+        gold_name: what `predictions.jsonl` calls the right answer.
     """
 
     no_text: ClassVar[dict[str, Any]]
+    gold_name: str
     auto_class: Any
-    collator: Any = DataCollatorWithPadding
+    collator: Any = transformers.DataCollatorWithPadding
     has_labels = True
     windows: ClassVar[dict[str, Any]] = {}
 
@@ -242,14 +218,11 @@ class Predictor:
         self.found: list[Any] = []
 
     def inputs(self) -> Iterator[Input]:
-        return self.flat(read_inputs(self.args, self.label_list if isinstance(self, Tagger) else None))
+        return read_inputs(self.args)
 
     def logits(self, features: dict[str, list]) -> list[Any]:
         self.features = features
         return training.compute_logits(self.model, features, type(self).collator(self.tokenizer), self.args.batch_size)
-
-    def flat(self, inputs: Iterator[Input]) -> Iterator[Input]:
-        return inputs
 
     def has_text(self, row: dict[str, Any]) -> bool:
         return bool(row["tokens"]) if "tokens" in row else bool(str(row.get("text", "-") or "").strip())
@@ -257,15 +230,28 @@ class Predictor:
     def no_answer(self, row: dict[str, Any]) -> dict[str, Any]:
         return self.no_text | {name: row[name] for name in ("id", "question") if name in row} | {"note": "no text"}
 
+    def rows(self) -> list[dict[str, Any]]:
+        """What was answered beside what is right, where that is known, as in the `predictions.jsonl` of a run."""
+        pairs = [pair for pair in zip(self.gold, self.found, strict=True) if pair[0] is not None]
+        return [{self.gold_name: gold, "predicted": found} for gold, found in pairs]
+
+    def scored(self, rows: list[dict[str, Any]]) -> str:
+        try:
+            scores = scores_of_rows(rows, self.label_list)
+        except ValueError as error:  # of a list's `index`, or of `float`
+            return f"not scored, for not every label is one of the model's ({error})."
+        return ", ".join(f"{name} {score.value:.4f}" for name, score in scores.items()) + "."
+
 
 class Tagger(Predictor):
     """Tags and entities. An entity's probability is the least of its words', each that of the tag it was given."""
 
     no_text: ClassVar[dict[str, Any]] = {"text": "", "tokens": [], "tags": [], "entities": []}
-    auto_class, collator = AutoModelForTokenClassification, DataCollatorForTokenClassification
+    gold_name = "ner_tags"
+    auto_class, collator = transformers.AutoModelForTokenClassification, transformers.DataCollatorForTokenClassification
 
-    def flat(self, inputs: Iterator[Input]) -> Iterator[Input]:
-        return words.sentence_rows(Source(self.name, digest="", given=inputs))
+    def inputs(self) -> Iterator[Input]:
+        return words.sentence_rows(Source(self.name, digest="", given=read_inputs(self.args, self.label_list)))
 
     def answer(self, inputs: list[Input]) -> list[dict[str, Any]]:
         rows = [words.tagged_row(self.name, None, None, self.label_list, place, row) for place, row in inputs]
@@ -285,44 +271,51 @@ class Tagger(Predictor):
         self.found += tags
         answers = []
         for (_, given), row, of_row, probabilities in zip(inputs, rows, tags, sure, strict=True):
-            text, spans = given.get("text"), None
+            text = given.get("text")
+            spans = words.split_words(text) if isinstance(text, str) else []
             # Character spans where the words are those of the text, and not a column of their own.
-            if isinstance(text, str) and [text[a:b] for a, b in words.split_words(text)] == row["tokens"]:
-                spans = words.split_words(text)
+            has_spans = bool(spans) and [text[start:end] for start, end in spans] == row["tokens"]
             entities = []
             for label, first, end in metrics.entities(of_row):
-                entity = {"label": label, "text": " ".join(row["tokens"][first:end])}
-                entity |= {"first_word": first, "last_word": end - 1}
-                if spans:
+                if has_spans:
                     start, stop = spans[first][0], spans[end - 1][1]
-                    entity = {"label": label, "text": text[start:stop], "start": start, "end": stop}
-                entity["probability"] = round(min(probabilities[first:end]), 4)
+                    place = {"text": text[start:stop], "start": start, "end": stop}
+                else:
+                    place = {"text": " ".join(row["tokens"][first:end]), "first_word": first, "last_word": end - 1}
+                entity = {"label": label, **place, "probability": round(min(probabilities[first:end]), 4)}
                 entities += [entity] if entity["probability"] >= self.args.at_least else []
-            answer = {"text": text} if spans else {}
+            answer = {"text": text} if has_spans else {}
             answer |= {"tokens": row["tokens"], "tags": of_row, "entities": entities}
             answers.append(answer | {"probabilities": [round(value, 4) for value in probabilities]})
         return answers
 
-    def shown(self, answers: list[dict[str, Any]]) -> str:
+    def shown(self, answers: list[dict[str, Any]]) -> list[str]:
         lines = []
         for answer in answers:
             cells = [[e["text"], e["label"], *list(e.values())[2:]] for e in answer["entities"]]
-            header = ["start", "end"] if "text" in answer else ["first word", "last word"]
-            found = metrics.table(["entity", "type", *header, "probability"], cells) if cells else "no entities"
-            lines.append(f"{answer.get('text') or ' '.join(answer['tokens'])}\n{found}\n")
-        return "\n".join(lines)
+            header = ["entity", "type", *[*answer["entities"][0]][2:]] if cells else ["no entities"]
+            lines += [answer.get("text") or " ".join(answer["tokens"]), metrics.table(header, cells), ""]
+        return lines
 
-    def scored(self, gold: list[Any], found: list[Any]) -> str:
+    def rows(self) -> list[dict[str, Any]]:
+        rows = super().rows()
+        scheme = None if all(map(is_tag, self.label_list)) else "plain"
+        gold = words.bio_tags(self.name, [row["ner_tags"] for row in rows], scheme) if rows else []
+        return [row | {"ner_tags": tags} for row, tags in zip(rows, gold, strict=True)]
+
+    def scored(self, rows: list[dict[str, Any]]) -> str:
+        gold, found = ([row[name] for row in rows] for name in ("ner_tags", "predicted"))
         if all(map(is_tag, self.label_list)):
-            return "\n" + words.entity_table(metrics.entity_scores(words.bio_tags(self.name, gold), found))
-        return f"accuracy {metrics.word_accuracy(words.bio_tags(self.name, gold, 'plain'), found):.4f}."
+            return "\n" + words.entity_table(metrics.entity_scores(gold, found))
+        return f"accuracy {metrics.word_accuracy(gold, found):.4f}."
 
 
 class Classifier(Predictor):
     """The label of a text, or of two, with its probability; or their score."""
 
     no_text: ClassVar[dict[str, Any]] = {"text": "", "predicted": None, "probability": None}
-    auto_class = AutoModelForSequenceClassification
+    gold_name = "label"
+    auto_class = transformers.AutoModelForSequenceClassification
 
     def __init__(self, args: argparse.Namespace, config: Any):
         super().__init__(args, config)
@@ -332,20 +325,21 @@ class Classifier(Predictor):
         self.columns, self.label_columns = ["text", "text_pair"][: len(as_trained)], ()
         self.several = config.problem_type == "multi_label_classification"
         self.thresholds = self.trained.get("thresholds")
+        self.spelling = {label.casefold(): label for label in self.label_list or ()}
+        if self.trained.get("task_name"):  # numbers stand for the classes in their order, as they did in training
+            self.spelling |= {str(i): label for i, label in enumerate(self.label_list or ())}
         if not args.file or Path(args.file).suffix.lower() == ".txt":
             return
         # As trained where the file has those columns; else inferred, as many.
         source = Source(args.file, digest="", path=args.file, has_header=not args.no_header)
         _, first = next(source.rows(), (None, {}))
         known = args.text_columns or (as_trained if all(c in first for c in as_trained) else None)
-        lacking = [column for column in args.label_column or () if column not in first]
-        if lacking:
-            raise InputError(f"{args.file}: has no column {lacking[0]}, only {', '.join(first)}")
-        self.columns, self.label_columns = texts.find_columns(
-            {"test": source}, len(as_trained), known, args.label_column
-        )
+        sources = {"train" if args.label_column else "test": source}  # a test file may lack the label
+        self.columns, self.label_columns = texts.find_columns(sources, len(as_trained), known, args.label_column)
         # Several columns of 0 and 1 that are not the model's labels are something else.
-        if len(self.label_columns) > 1 and not (args.label_column or {*self.label_columns} <= {*self.label_list}):
+        if len(self.label_columns) > 1 and not (
+            args.label_column or {*self.label_columns} <= {*(self.label_list or ())}
+        ):
             self.label_columns = ()
         if not known and "text_columns" in self.trained:
             pairs = (f"{column} is read as {name}" for column, name in zip(self.columns, as_trained, strict=True))
@@ -355,103 +349,78 @@ class Classifier(Predictor):
         return any(str(row.get(column) or "").strip() for column in self.columns) or not (set(self.columns) & set(row))
 
     def answer(self, inputs: list[Input]) -> list[dict[str, Any]]:
-        rows = []
+        rows, is_pair = [], len(self.columns) == 2
         for place, row in inputs:
-            is_pair = len(self.columns) == 2
             if is_pair and "text_pair" not in row and not self.label_columns and "\t" in str(row.get("text")):
                 row["text"], row["text_pair"] = row["text"].split("\t", 1)  # a pair per line, with a tab between
             too_many = not is_pair and not self.args.file and "text_pair" in row
             if too_many or any(not isinstance(row.get(column), str) for column in self.columns):
                 two = "two texts: --text and --text_pair, or a line with a tab between them"
                 raise InputError(f"{self.name}, {place}: this model reads {two if is_pair else 'one text'}")
-            rows.append([row[column] for column in self.columns])
-        batch = {"text": [row[0] for row in rows], "text_pair": [row[1] if len(row) == 2 else None for row in rows]}
+            rows.append({name: row[column] for name, column in zip(("text", "text_pair"), self.columns, strict=False)})
+        batch = {name: [row.get(name) for row in rows] for name in ("text", "text_pair")}
         features = texts.tokenize_texts(batch, range(len(rows)), self.tokenizer, self.length, self.stride)
         logits = texts.mean_over_windows(np.stack(self.logits(features)), features)
         logits /= self.trained.get("temperature", 1.0)
-        self.found += list(logits)
+        answers = texts.answers(logits, self.label_list, self.several, self.thresholds, self.args.top_k)
+        self.found += [answer["predicted"] for answer in answers]
         self.gold += [self.gold_of(place, row) for place, row in inputs]
-        answers = []
-        for row, answer in zip(rows, self.decoded(logits, self.args.top_k), strict=True):
-            given = {"text": row[0]} | ({"text_pair": row[1]} if len(row) == 2 else {})
+        for answer in answers:
             probability = answer.get("probability")
             if self.several:
                 sure = [i for i, p in enumerate(probability) if p >= self.args.at_least]
                 answer |= {name: [answer[name][i] for i in sure] for name in ("predicted", "probability")}
-            unsure = isinstance(probability, float) and probability < self.args.at_least
-            answers.append(given | answer | ({"unsure": True} if unsure else {}))
-        return answers
-
-    def decoded(self, logits: np.ndarray, top_k: int = 1) -> list[dict[str, Any]]:
-        return texts.answers(logits, self.label_list, self.several, self.thresholds, top_k)
+            elif self.label_list and probability < self.args.at_least:
+                answer["unsure"] = True
+        return [row | answer for row, answer in zip(rows, answers, strict=True)]
 
     def gold_of(self, place: str, row: dict[str, Any]) -> Any:
-        """The right label of a row as it stands there, or a list of them; None where there is none."""
+        """The right label of a row as the model spells it, or a list of them; None where it is not known."""
         if not self.label_columns or any(row.get(column) is None for column in self.label_columns):
             return None
         label = texts.label_of(f"{self.name}, {place}", row, self.label_columns, None)
-        return texts.names_in(label) if self.several else label
+        if self.several:
+            return list(map(self.spelled, texts.names_in(label)))
+        is_withheld = label in ("", "-1", texts.WITHHELD) and label not in (self.label_list or ())
+        return None if is_withheld else self.spelled(label)
 
-    def shown(self, answers: list[dict[str, Any]]) -> str:
-        def cell(value: Any) -> Any:
-            return (
-                (", ".join(map(str, value)) or "none") if isinstance(value, list) else "-" if value is None else value
-            )
+    def spelled(self, name: str) -> str:
+        """A label as the model spells it."""
+        return name if name in (self.label_list or ()) else self.spelling.get(name.casefold(), name)
 
+    def shown(self, answers: list[dict[str, Any]]) -> list[str]:
+        names = (
+            ["label", "probability", *["next"] * (self.args.top_k > 1), "text"]
+            if self.label_list
+            else ["score", "text"]
+        )
         cells = []
         for answer in answers:
-            text = " | ".join(answer[name] for name in ("text", "text_pair") if name in answer)[:90]
+            label, probability = (
+                "-" if answer.get(key) is None else answer[key] for key in ("predicted", "probability")
+            )
+            if isinstance(label, list):
+                label, probability = ", ".join(label) or "none", ", ".join(map(str, probability)) or "-"
             given = answer["predicted"] if self.several else [answer["predicted"]]
             others = [f"{name} {p:.4f}" for name, p in answer.get("probabilities", {}).items() if name not in given]
-            label = cell(answer["predicted"]), *([cell(answer.get("probability"))] if self.label_list else [])
-            cells.append([*label, ", ".join(others), " (unsure)" * answer.get("unsure", False), text])
-        header = ["label", "probability", "next", "", "text"] if self.label_list else ["score", "", "", "text"]
-        shown = [i for i, name in enumerate(header) if name not in ("next", "") or any(row[i] for row in cells)]
-        return metrics.table([header[i] for i in shown], [[row[i] for i in shown] for row in cells])
-
-    def names_of(self, gold: list[Any]) -> list[Any]:
-        """The right labels as the model spells them; where a row may have several, a list of them each."""
-        spelling = {label.casefold(): label for label in self.label_list or ()}
-        if self.trained.get("task_name"):  # numbers stand for the classes in their order, as they did in training
-            spelling |= {str(i): label for i, label in enumerate(self.label_list or ()) if str(i) not in spelling}
-
-        def named(value: Any) -> Any:
-            name = str(value).strip()
-            return name if name in (self.label_list or ()) else spelling.get(name.casefold(), name)
-
-        return [list(map(named, value)) if self.several else named(value) for value in gold]
-
-    def scored(self, gold: list[Any], found: list[Any]) -> str:
-        names = self.names_of(gold)
-        if self.label_list is None:
-            odd = next((name for name in names if not texts.is_finite(name)), None)
-            if odd is not None:
-                return f'not scored, because its label "{odd}" is not a number.'
-            gold = [float(name) for name in names]
-        else:
-            used = chain.from_iterable(names) if self.several else names
-            unknown = next((name for name in used if name not in self.label_list), None)
-            if unknown is not None:
-                return f'not scored, because the model has no label "{unknown}", only {", ".join(self.label_list)}.'
-            gold = (
-                [self.label_list.index(name) for name in names]
-                if not self.several
-                else [[int(label in of_row) for label in self.label_list] for of_row in names]
-            )
-        scores = metrics.label_scores(np.stack(found), gold, self.label_list, self.thresholds)
-        return f"{metrics.score_line(scores, metrics.default_metrics(self.label_list, self.several))}."
+            text = " | ".join(answer[name] for name in ("text", "text_pair") if name in answer)[:90]
+            cell = {"label": f"{label} (unsure)" if "unsure" in answer else label, "probability": probability}
+            cell |= {"score": label, "next": ", ".join(others), "text": text}
+            cells.append([cell[name] for name in names])
+        return [metrics.table(names, cells)]
 
 
 class Reader(Predictor):
     """The best answer to a question, its place, and the next best."""
 
     no_text: ClassVar[dict[str, Any]] = dict(question="", answer="", start=None, end=None, probability=None, next=[])
-    auto_class = AutoModelForQuestionAnswering
+    gold_name = "answers"
+    auto_class = transformers.AutoModelForQuestionAnswering
     has_labels = False
     windows: ClassVar[dict[str, Any]] = dict(default=384, parts=3)
 
-    def flat(self, inputs: Iterator[Input]) -> Iterator[Input]:
-        rows = questions.question_rows(Source(self.name, digest="", given=inputs))
+    def inputs(self) -> Iterator[Input]:
+        rows = questions.question_rows(Source(self.name, digest="", given=super().inputs()))
         for number, (place, row) in enumerate(rows, 1):
             yield place, row | ({"id": str(number)} if row.get("id") in (None, "") else {})
 
@@ -466,11 +435,13 @@ class Reader(Predictor):
         starts, ends = (questions.padded([window[:, i] for window in logits]) for i in (0, 1))
         limits = questions.resolve_answer_limits(self.trained)
         spans = questions.choose_answers(starts, ends, features, batch["context"], **limits)
-        version_2, threshold = self.rule()
+        # Whether a question may have no answer, and above which null odds it is given none.
+        version_2 = self.trained.get("version_2_with_negative", False)
+        given = metrics.chosen_answers(spans, self.trained.get("null_threshold", 0.0) if version_2 else None)
         self.gold += [row["answers"] for row in rows]
-        self.found += spans
+        self.found += given
         answers = []
-        for row, of_row, text in zip(rows, spans, metrics.chosen_answers(spans, threshold), strict=True):
+        for row, of_row, text in zip(rows, spans, given, strict=True):
             candidates = questions.with_probabilities(of_row, version_2)
             best = next((c for c in candidates if c["text"] == text), {"start": None, "end": None, "probability": 0.0})
             answer = {"id": row["id"], "question": row["question"], "answer": text}
@@ -479,12 +450,7 @@ class Reader(Predictor):
             answers.append(answer | {"next": [c for c in candidates if c is not best][:3]})
         return answers
 
-    def rule(self) -> tuple[bool, float | None]:
-        """Whether a question may have no answer, and above which null odds it is given none."""
-        version_2 = self.trained.get("version_2_with_negative", False)
-        return version_2, self.trained.get("null_threshold", 0.0) if version_2 else None
-
-    def shown(self, answers: list[dict[str, Any]]) -> str:
+    def shown(self, answers: list[dict[str, Any]]) -> list[str]:
         lines = []
         for answer in answers:
             candidates = [{"text": answer["answer"], **answer}, *answer["next"]]
@@ -492,17 +458,11 @@ class Reader(Predictor):
             cells = [[c["text"] or "no answer", *("-" if c[k] is None else c[k] for k in keys)] for c in candidates]
             cells[0][0] += " (unsure)" * answer.get("unsure", False)
             lines.append(f"{answer['question']}\n{metrics.table(['answer', *keys], cells)}\n")
-        return "\n".join(lines)
-
-    def scored(self, gold: list[Any], found: list[Any]) -> str:
-        version_2, threshold = self.rule()
-        if not version_2 and not all(gold):
-            return "not scored, because some questions have no answer and the model was trained to give one always."
-        return f"{metrics.score_line(metrics.question_scores(found, gold, version_2, threshold))}."
+        return lines
 
 
 TASKS = {"token-classification": Tagger, "text-classification": Classifier, "question-answering": Reader}
 
 
 if __name__ == "__main__":
-    run_as_command(lambda: main(keep=False))
+    errors.run_as_command(lambda: main(keep=False))

@@ -104,7 +104,7 @@ def test_logits_and_answers_are_those_of_the_run(exported):
         assert a.pop(key) == pytest.approx(b.pop(key), abs=2e-4)
         kept = a.keys() - {"entities", "next", "probability"}
         assert {key: a[key] for key in kept} == {key: b[key] for key in kept}
-    assert export.rows_of(original) == export.rows_of(other)
+    assert original.rows() == other.rows() and len(original.rows()) == 20
     assert "PyTorch" in report and (run / "onnx" / "README.md").read_text() == report
 
 
@@ -157,14 +157,13 @@ def test_the_folder_is_complete_and_int8_is_asked_for_by_a_flag(exported):
 @needs_packages
 def test_int8_beyond_the_tolerance_is_not_kept(tagger, monkeypatch):
     flags = ["--model", str(tagger), "--max_rows", "5", "--tolerance", "0.5"]
-    monkeypatch.setattr(export, "points_lost", lambda score, other, scale: 0.5)
+    monkeypatch.setattr(export, "verdict", lambda *args: (0.5, ""))
     assert "Kept as model_int8.onnx: int8, within" in export.main(flags)
-    lost = iter((3.0, 2.0, 0.4))  # the third way holds
-    monkeypatch.setattr(export, "verdict", lambda *args: "")
-    monkeypatch.setattr(export, "points_lost", lambda score, other, scale: next(lost))
+    lost = iter((3.0, 0.4))  # the second way holds
+    monkeypatch.setattr(export, "verdict", lambda *args: (next(lost), ""))
     assert "Kept as model_int8.onnx: int8 inner layers" in export.main(flags)
     assert (tagger / "onnx" / "model_int8.onnx").exists()
-    monkeypatch.setattr(export, "points_lost", lambda score, other, scale: 0.6)
+    monkeypatch.setattr(export, "verdict", lambda *args: (0.6, ""))
     assert "No model_int8.onnx: each lost more than 0.5 points" in export.main(flags)
     assert not (tagger / "onnx" / "model_int8.onnx").exists() and (tagger / "onnx" / "model.onnx").exists()
     with pytest.raises(InputError, match=r"holds no model_int8\.onnx"):

@@ -307,14 +307,11 @@ def test_a_submission_is_checked(fake_runs, tmp_path):
         glue.main(flags(tmp_path, "--tasks", "mrpc", "--submission"))
 
 
-def test_every_baseline_has_a_source_and_metrics_of_its_task(monkeypatch, tmp_path):
+def test_every_baseline_has_a_source_and_metrics_of_its_task():
     for row in baselines.load_baselines():
+        assert row["source"] and row["split"] in ("dev", "test"), row["model"]
         for task, scores in row["scores"].items():
             assert task in (*glue.TASKS, "conll2003", "squad") and all(0 <= score <= 100 for score in scores.values())
-    (tmp_path / "b.json").write_text('[{"model": "x", "split": "dev", "scores": {}}]')
-    monkeypatch.setattr(baselines, "BASELINES", tmp_path / "b.json")
-    with pytest.raises(InputError, match="every row needs a source"):
-        baselines.load_baselines()
 
 
 def test_the_tasks_are_those_of_the_recipes():

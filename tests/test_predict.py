@@ -87,7 +87,7 @@ def test_plain_text_files_and_standard_input(ask, tmp_path, monkeypatch, entity)
     ("flags", "message"),
     [
         ("--model runs/nowhere --text a", "no such folder"),
-        ("--model {model} --text a --file b", "exclude each other"),
+        ("--model {model} --text a --file b", "argument --file: not allowed with argument --text"),
         ("--model {model} --file {folder}/missing.txt", "missing.txt"),
         ("--model {model} --file {folder}", "is a folder"),
         ("--model {model} --text a --batch_size 0", "at least 1"),

@@ -14,10 +14,10 @@ from recipes.tools.compare import main as compare_command
 from recipes.tools.statistics import (
     answer_row_scores,
     bootstrap_interval,
-    entity_row_scores,
     label_row_scores,
     mcnemar,
     number_row_scores,
+    scores_of_rows,
 )
 from tests.conftest import write
 
@@ -54,7 +54,7 @@ def test_scores_of_the_other_tasks():
         {"ner_tags": ["B-LOC", "O", "O"], "predicted": ["O", "B-LOC", "B-PER"]},
         {"ner_tags": ["O"], "predicted": ["O"]},
     ]
-    score = entity_row_scores(rows)["f1"]
+    score = scores_of_rows(rows, None)["f1"]
     assert score.value == pytest.approx(2 * 1 / (2 + 3))  # 1 right of 3 predicted and 2 gold
     gold, predicted = ([row[key] for row in rows] for key in ("ner_tags", "predicted"))
     assert score.value == pytest.approx(entity_scores(gold, predicted)["f1"])

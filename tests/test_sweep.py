@@ -167,7 +167,7 @@ def test_folds_give_every_row_an_answer_and_the_wrong_label_comes_first(sweep_fl
     low, high = results[0]["interval"]
     assert low < 39 / 40 <= high  # of the answers themselves
     output, table = capsys.readouterr().out, (folder / "sweep.md").read_text()
-    assert "| line 9 | 0.2000 | no | yes | a y 7 |" in table
+    assert ["line", "9", "0.2000", "no", "yes", "a", "y", "7"] in map(str.split, table.splitlines())
     assert "has an optimistic score" in table and f"--output_dir {folder / 'best'}" in output
     assert "--learning_rate 0.3 --output_dir" in output.split("The best:")[1]
     # A fold's files are read by the recipe, whatever the user's columns are called.

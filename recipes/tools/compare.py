@@ -14,16 +14,7 @@ from typing import Any
 from common import data
 from common.errors import InputError, run_as_command
 from common.metrics import split_of, table
-from recipes.tools.statistics import (
-    RowScore,
-    answer_row_scores,
-    bootstrap_interval,
-    entity_row_scores,
-    label_row_scores,
-    mcnemar,
-    number_row_scores,
-    set_row_score,
-)
+from recipes.tools.statistics import RowScore, bootstrap_interval, mcnemar, scores_of_rows
 
 LABEL_SCORES = ("accuracy", "f1", "macro_f1", "matthews_correlation")
 TEXTS = ("text", "text_pair", "tokens", "question", "context")
@@ -72,17 +63,9 @@ def rows_with_gold(folder: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 def row_scores(rows: list[dict[str, Any]], record: dict[str, Any]) -> dict[str, RowScore]:
     """The scores of a run as functions of its rows, the task's own first."""
-    if "ner_tags" in rows[0]:
-        return entity_row_scores(rows)
-    if "answers" in rows[0]:
-        return answer_row_scores(rows)
-    if isinstance(rows[0]["predicted"], list):
-        return {"micro_f1": set_row_score([(row["label"], row["predicted"]) for row in rows])}
-    if not isinstance(rows[0]["predicted"], str):
-        return number_row_scores(rows)
     reported = {split_of(name)[1] for name in record["results"]}
     names = [name for name in LABEL_SCORES if name in reported]
-    return label_row_scores(rows, record["data"]["labels"], names)
+    return scores_of_rows(rows, record["data"].get("labels"), names)
 
 
 def runs_of(folder: Path) -> dict[str, list[str]]:

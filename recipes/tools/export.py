@@ -14,44 +14,33 @@ import inspect
 import io
 import logging
 import os
-import statistics
 import tempfile
-import time
+import timeit
 import warnings
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from common import metrics, training, words
-from common.data import is_tag
-from common.errors import InputError, OneLineParser, check_at_least_one, check_range, run_as_command
+from common import errors, metrics, training
+from common.errors import InputError
 from common.packing import pack
 from recipes import predict
 from recipes.tools.compare import read_run, row_scores
 from recipes.tools.onnx_model import OnnxModel, check_packages
-from recipes.tools.statistics import RowScore, bootstrap_interval, mcnemar
+from recipes.tools.statistics import RowScore, bootstrap_interval
 
 LARGEST_DIFFERENCE = 1e-3  # of a logit; rounding alone is some 1e-5
 BATCH_SIZES = (1, 32)  # that are timed
-README = """# {name} as ONNX
-
-Written by `recipes/tools/export.py` from {run}. `model.onnx` has its weights in `model.onnx.data`; `config.json`
-holds the label names, and under `recipe` the lengths of windows. `python -m recipes.predict --model {folder}` asks it.
-
-{rows} rows of {file}:
-
-```
-{report}
-```
-"""
+SAMPLE = 96  # rows that are timed
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = OneLineParser("python -m recipes.tools.export", description=__doc__, allow_abbrev=False)
+    parser = errors.OneLineParser("python -m recipes.tools.export", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--model", required=True, help="folder of a finished run")
     parser.add_argument("--file", help="rows with answers; unset: the run's test file, else its validation file")
@@ -110,8 +99,8 @@ def export(predictor: predict.Predictor, inputs: list[predict.Input], folder: Pa
     predictor.model = model
     predictor.answer((inputs * 2)[:2])  # two rows or more, or the batch becomes a constant of the graph
     read = [key for key in inspect.signature(model.forward).parameters if key in predictor.features and key != "labels"]
-    sample = [{key: predictor.features[key][i] for key in read} for i in range(2)]
-    batch = dict(type(predictor).collator(predictor.tokenizer)(sample))
+    pair = [{key: predictor.features[key][i] for key in read} for i in range(2)]
+    batch = dict(type(predictor).collator(predictor.tokenizer)(pair))
     try:
         with quiet():
             exported = OnnxExporter().export(model, batch, OnnxConfig(dynamic=True))
@@ -134,42 +123,34 @@ def quantize(graph: Any, path: Path) -> Iterator[str]:
     # Embeddings and head: little of the work, and where int8 can hurt most. The quantizer renames a Gemm.
     head = [node.name for node in graph.graph if node.op_type in ("MatMul", "Gemm")][-1]
     in_fp32 = [head, f"{head}_MatMul", *(node.name for node in graph.graph if node.op_type == "Gather")]
-    for name, options in (
-        ("int8", {}),
-        ("int8 per channel", {"per_channel": True}),
-        ("int8 inner layers", {"per_channel": True, "nodes_to_exclude": in_fp32}),
-    ):
+    for name, left_out in (("int8", []), ("int8 inner layers", in_fp32)):
         with quiet():
-            quantizer = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(**options))
-            onnx_ir.save(quantizer.quantize(graph, {}, "onnx"), str(path))
+            config = OnnxRuntimeDynamicConfig(per_channel=True, nodes_to_exclude=left_out)
+            onnx_ir.save(OnnxRuntimeQuantizer(config).quantize(graph, {}, "onnx"), str(path))
         yield name
 
 
-def take(features: dict[str, list], chosen: Iterable[int]) -> dict[str, list]:
-    return {key: [values[i] for i in chosen] for key, values in features.items()}
+def sample(predictor: predict.Predictor) -> dict[str, list]:
+    """`SAMPLE` of the rows answered last, evenly spaced."""
+    count = len(predictor.features["input_ids"])
+    chosen = [i * count // SAMPLE for i in range(SAMPLE)]
+    return {key: [values[i] for i in chosen] for key, values in predictor.features.items()}
 
 
 def largest_difference(predictor: predict.Predictor, model: Any, other: Any) -> float:
-    """Of any logit, over a hundred of the rows answered last, alone and in batches of mixed lengths."""
-    count = len(predictor.features["input_ids"])
-    features = take(predictor.features, range(0, count, -(-count // 100)))
-    collator, found = type(predictor).collator(predictor.tokenizer), []
+    """Of any logit, alone and in batches of mixed lengths."""
+    features, collator, differences = sample(predictor), type(predictor).collator(predictor.tokenizer), []
     for batch_size in (1, 7, 32):
         pair = (training.compute_logits(each, features, collator, batch_size) for each in (model, other))
-        found += [np.abs(a - b).max() for a, b in zip(*pair, strict=True)]
-    return float(np.max(found))  # not a number where one is none, which Python's max would pass over
+        differences += [np.abs(a - b).max() for a, b in zip(*pair, strict=True)]
+    return float(np.max(differences))  # not a number where one is none, which Python's max would pass over
 
 
 def milliseconds(predictor: predict.Predictor, model: Any, batch_size: int) -> float:
-    """The median time of a batch, of the rows answered last, padding and copying included."""
-    count, seconds = len(predictor.features["input_ids"]), []
-    collator = type(predictor).collator(predictor.tokenizer)
-    for start in range(0, (20 if batch_size > 1 else 100) * batch_size, batch_size):
-        batch = take(predictor.features, [i % count for i in range(start, start + batch_size)])
-        begin = time.perf_counter()
-        training.compute_logits(model, batch, collator, batch_size)
-        seconds.append(time.perf_counter() - begin)
-    return 1000 * statistics.median(seconds)
+    """The time of a batch, padding and copying included: the median of five rounds over the sample."""
+    features, collator = sample(predictor), type(predictor).collator(predictor.tokenizer)
+    compute = partial(training.compute_logits, model, features, collator, batch_size)
+    return 1000 * float(np.median(timeit.repeat(compute, number=1, repeat=5))) * batch_size / SAMPLE
 
 
 def score(
@@ -179,40 +160,19 @@ def score(
     predictor.model, predictor.gold, predictor.found = model, [], []
     for start in range(0, len(inputs), predict.BLOCK):
         predictor.answer(inputs[start : start + predict.BLOCK])
-    return {} if None in predictor.gold else row_scores(rows_of(predictor), record)
+    rows = predictor.rows()
+    try:
+        return row_scores(rows, record) if rows else {}
+    except ValueError as error:
+        raise InputError(f"{predictor.name}: not every label is one of the model's: {error}") from None
 
 
-def rows_of(predictor: predict.Predictor) -> list[dict[str, Any]]:
-    """What was answered beside what is right, as in the `predictions.jsonl` of a run."""
-    gold, found, name = predictor.gold, predictor.found, "ner_tags"
-    if isinstance(predictor, predict.Reader):
-        name, found = "answers", metrics.chosen_answers(found, predictor.rule()[1])
-    elif isinstance(predictor, predict.Classifier):
-        name, gold = "label", predictor.names_of(gold)
-        found = [answer["predicted"] for answer in predictor.decoded(np.stack(found))]
-        used = set(chain.from_iterable(gold) if predictor.several else gold)
-        unknown = used - set(predictor.label_list or used)
-        if unknown:
-            raise InputError(f'{predictor.name}: the model has no label "{min(unknown)}"')
-    else:
-        gold = words.bio_tags(predictor.name, gold, None if all(map(is_tag, predictor.label_list)) else "plain")
-    return [{name: right, "predicted": answer} for right, answer in zip(gold, found, strict=True)]
-
-
-def points_lost(score: RowScore, other: RowScore, scale: float) -> float:
-    return scale * (score.value - other.value)
-
-
-def verdict(name: str, score: RowScore, other: RowScore, scale: float) -> str:
-    """What a score became, and whether that could be chance on these rows."""
-    low, high = (scale * end for end in bootstrap_interval(score, other))
+def verdict(name: str, score: RowScore, other: RowScore, scale: float) -> tuple[float, str]:
+    """The points that a score lost, and in words whether that could be chance on these rows."""
     change = scale * (other.value - score.value)
-    text = f"{name} {change:+.2f} points (95 % from {low:+.2f} to {high:+.2f})"
-    if score.right is None:
-        return f"{text}, {'could be chance' if low <= 0 <= high else 'more than chance'}"
-    before, after, chance = mcnemar(score.right, other.right)
-    told_apart = "more than chance" if chance < 0.05 else "could be chance"
-    return f"{text}; right in PyTorch alone {before}, in int8 alone {after}: {told_apart} (McNemar {chance:.2g})"
+    low, high = (scale * end for end in bootstrap_interval(score, other))
+    told_apart = "could be chance" if low <= 0 <= high else "more than chance"
+    return -change, f"{name} {change:+.2f} points (95 % from {low:+.2f} to {high:+.2f}), {told_apart}"
 
 
 def prove(args: argparse.Namespace, record: dict[str, Any], folder: Path) -> str:
@@ -241,27 +201,38 @@ def prove(args: argparse.Namespace, record: dict[str, Any], folder: Path) -> str
     scale = 1 if isinstance(predictor, predict.Reader) else 100  # those of answers are in percent
     for label in quantize(graph, int8) if scores else ():
         other = measure(label, OnnxModel(int8), [int8])
-        lines.append(f"{label}: {verdict(name, scores[name], other[name], scale)}.")
-        if points_lost(scores[name], other[name], scale) <= args.tolerance:
+        lost, text = verdict(name, scores[name], other[name], scale)
+        lines.append(f"{label}: {text}.")
+        if lost <= args.tolerance:
             lines.append(f"Kept as {int8.name}: {label}, within {args.tolerance:g} points.")
             break
         int8.unlink()
     else:
         reason = f"each lost more than {args.tolerance:g} points" if scores else "the rows have no answers to score"
         lines.append(f"No {int8.name}: {reason}.")
-    report = metrics.table(["model", name, "MB", *(f"ms, batch {size}" for size in BATCH_SIZES)], table_rows)
+    header = ["model", name, "MB", *(f"ms, batch {size}" for size in BATCH_SIZES)]
     threads = f"Median times on a CPU, threads: {torch.get_num_threads()}; what else ran on it shows in them."
-    report += "\n\n" + "\n".join([threads, f"Logits of ONNX are within {difference:.0e} of PyTorch's.", *lines])
-    facts = dict(name=Path(args.model).name, run=args.model, rows=len(inputs), file=predictor.name, report=report)
-    return README.format(**facts, folder=Path(args.model, "onnx"))
+    logits = f"Logits of ONNX are within {difference:.0e} of PyTorch's."
+    report = "\n".join([metrics.table(header, table_rows), "", threads, logits, *lines])
+    return f"""# {Path(args.model).name} as ONNX
+
+Written by `recipes/tools/export.py` from {args.model}. `model.onnx` has its weights in `model.onnx.data`; `config.json`
+holds the label names, and under `recipe` the lengths of windows.
+`python -m recipes.predict --model {Path(args.model, "onnx")}` asks it.
+
+{len(inputs)} rows of {predictor.name}:
+
+```
+{report}
+```
+"""
 
 
 def main(argv: list[str] | None = None) -> str:
     """Export, print what came of it, and return that."""
     args = parse(argv)
-    check_range(args, 0, 100, "tolerance")
-    if args.max_rows is not None:
-        check_at_least_one(args, "max_rows")
+    errors.check_range(args, 0, 100, "tolerance")
+    errors.check_at_least_one(args, "max_rows")
     check_packages("onnx", "onnxscript", "onnxruntime")
     run = Path(args.model)
     record = read_run(run)
@@ -278,4 +249,4 @@ def main(argv: list[str] | None = None) -> str:
 
 
 if __name__ == "__main__":
-    run_as_command(main)
+    errors.run_as_command(main)

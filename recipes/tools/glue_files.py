@@ -85,16 +85,16 @@ def official_rows(path: Path, task: str, columns: dict[str, str]) -> Iterator:
     if missing or ("label" not in found and "label" in columns.values() and path.stem.startswith(("train", "dev"))):
         raise InputError(f"{path}, line 1: has no column {', '.join(missing) or 'of labels'}; is it GLUE's {task}?")
     yield list(found)
-    lost, expected = 0, 0
+    is_test, lost, expected = path.stem.startswith(("test", "AX")), 0, 0
     for fields in lines:
         if len(fields) != len(header):
             lost += 1
             continue
-        if path.stem.startswith(("test", "AX")) and header[0] in ("index", "id") and fields[0] != str(expected):
+        if is_test and header[0] in ("index", "id") and fields[0] != str(expected):
             raise InputError(f"{path}: index {fields[0]} where {expected} follows; a submission needs every row once")
         expected += 1
         yield {name: fields[i] for name, i in found.items()}
-    if lost and path.stem.startswith(("test", "AX")):
+    if lost and is_test:
         raise InputError(f"{path}: {lost} rows do not have the header's {len(header)} fields; a submission needs all")
     if lost:  # a few of QQP's are broken in the download itself
         log.warning("%s: %d rows do not have the header's %d fields and are left out.", path, lost, len(header))

@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import shlex
+from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -112,74 +113,85 @@ def number(value: float) -> str:
 def page(folder: Path) -> dict[str, Any]:
     """What the template shows of a run: tiles on top, sentences, sections of blocks."""
     record, history = read_run(folder), read_history(folder)
-    arguments = record["arguments"]
-    rows, start = read_rows(folder, "predictions.jsonl")
+    rows, start = read_rows(folder)
     tested = any(name.startswith("test_") for name in record["results"])
     split = start.rstrip("_") or ("test" if tested else "validation")
-    validation = rows if split == "validation" else read_rows(folder, "validation_predictions.jsonl")[0]
     best = headline(record, split if rows else None)
-    tiles, said = [], []
-    if best:
-        metric = split_of(best[0])[1].removeprefix("tuned_")
-        score = row_score(rows, metric, record) if rows else None
-        note = f"{split}, {len(rows)} rows" if rows else split_of(best[0])[0]
-        base = trivial(rows, split, metric, record) if rows else None
-        if score is not None and len(rows) > 1 and abs(score.value - best[1]) < 1e-3:
-            low, high = bootstrap_interval(score)
-            note = f"95 % interval {number(low)} to {number(high)}; {note}"
-            if base and base[1] >= low:
-                said.append(f"The score cannot be told from a trivial answer ({base[0]}) on {len(rows)} rows.")
-        tiles.append((metric.replace("_", " "), number(best[1]), note))
-        tiles += [("trivial baseline", number(base[1]), base[0])] if base else []
-        other = published_figure(record, split, metric)
-        tiles += [("published", number(other[0]), other[1])] if other else []
-    said += blocks.advice(history, best and best[0])
-    seconds, speed = record.get("seconds", {}), record.get("useful_tokens_per_second")
-    parts = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if name != "total")
-    data = own_file(arguments)
-    tiles += [
-        ("model", Path(arguments["model_name_or_path"]).name, arguments["model_name_or_path"]),
-        ("data", Path(data or arguments["dataset_name"]).name, arguments.get("task_name") or data or ""),
-        ("device", f"{record['device']}, {record['precision']}", f"processes: {record['processes']}"),
-        ("time", duration(seconds.get("total", 0)), parts),
-    ]
-    if speed:
-        tiles.append(("useful tokens a second", f"{speed:,.0f}", "of training, padding not counted"))
-    if not rows:
-        answers = [blocks.say("No split with gold answers was evaluated, so there are no errors to show.")]
-    elif "answers" in rows[0]:
-        answers = blocks.answer_blocks(rows, folder, start, record)
-    elif "ner_tags" in rows[0]:
-        gold, found = (list(chain.from_iterable(row[key] for row in rows)) for key in ("ner_tags", "predicted"))
-        tags = sorted({*gold, *found})
-        if all(map(is_tag, tags)):
-            answers = blocks.tag_blocks(rows) + blocks.cost_of_at_least(validation)
-        else:  # parts of speech are no entities
-            answers = blocks.class_blocks(gold, found, tags)
-    elif isinstance(rows[0]["predicted"], float):
-        answers = blocks.score_blocks(rows)
-    else:
-        answers = blocks.label_blocks(rows, record["data"]["labels"], record["data"].get("thresholds"))
-        answers += blocks.cost_of_at_least(validation)
+    tiles, said = score_tiles(record, rows, split, *best) if best else ([], [])
     curves = blocks.learning_curves(history, best and best[0])
-    scores = [[*split_of(name), number(value)] for name, value in record["results"].items() if name.islower()]
-    versions = ", ".join([record["started_at"], *(f"{name} {value}" for name, value in record["versions"].items())])
-    made = [
-        blocks.table(["split", "score", "value"], scores, "All scores."),
-        *map(blocks.say, [record["command"], versions]),
-    ]
+    answers = answer_blocks(folder, record, rows, start, split)
     return {
         "name": folder.name,
-        "task": " ".join(filter(None, [recipe_of(record), arguments.get("task_name")])),
-        "tiles": tiles,
-        "said": said,
+        "task": " ".join(filter(None, [recipe_of(record), record["arguments"].get("task_name")])),
+        "tiles": tiles + run_tiles(record),
+        "said": said + blocks.advice(history, best and best[0]),
         "sections": [
             ("Learning", curves or [blocks.say("This run trained nothing, so there are no curves.")]),
             (f"Answers on {split.replace('_', ' ')}" if rows else "Answers", answers),
             ("Data", blocks.data_blocks(record)),
-            ("Run", made),
+            ("Run", run_blocks(record)),
         ],
     }
+
+
+def score_tiles(record: dict, rows: list[dict], split: str, name: str, value: float) -> tuple[list[tuple], list[str]]:
+    """The score with its interval, beside a trivial answer and a published figure; and a warning in words."""
+    metric, said = split_of(name)[1].removeprefix("tuned_"), []
+    if not rows:
+        return [(metric.replace("_", " "), number(value), split_of(name)[0])], []
+    score, base = row_score(rows, metric, record), trivial(rows, split, metric, record)
+    note = f"{split}, {len(rows)} rows"
+    if score is not None and len(rows) > 1 and abs(score.value - value) < 1e-3:
+        low, high = bootstrap_interval(score)
+        note = f"95 % interval {number(low)} to {number(high)}; {note}"
+        if base and base[1] >= low:
+            said = [f"The score cannot be told from a trivial answer ({base[0]}) on {len(rows)} rows."]
+    tiles = [(metric.replace("_", " "), number(value), note)]
+    tiles += [("trivial baseline", number(base[1]), base[0])] if base else []
+    figure = published_figure(record, split, metric)
+    return tiles + ([("published", number(figure[0]), figure[1])] if figure else []), said
+
+
+def run_tiles(record: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """What was trained on what, where, and how fast."""
+    arguments, seconds = record["arguments"], record.get("seconds", {})
+    model, data = arguments["model_name_or_path"], own_file(arguments)
+    parts = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if name != "total")
+    tiles = [
+        ("model", Path(model).name, model),
+        ("data", Path(data or arguments["dataset_name"]).name, arguments.get("task_name") or data or ""),
+        ("device", f"{record['device']}, {record['precision']}", f"processes: {record['processes']}"),
+        ("time", duration(seconds.get("total", 0)), parts),
+    ]
+    speed = record.get("useful_tokens_per_second")
+    return tiles + ([("useful tokens a second", f"{speed:,.0f}", "of training, without padding")] if speed else [])
+
+
+def answer_blocks(folder: Path, record: dict, rows: list[dict], start: str, split: str) -> list[dict[str, Any]]:
+    """Where the model errs, by the kind of its answers."""
+    if not rows:
+        return [blocks.say("No split with gold answers was evaluated, so there are no errors to show.")]
+    if "answers" in rows[0]:
+        return blocks.answer_blocks(rows, folder, start, record)
+    if isinstance(rows[0]["predicted"], float):
+        return blocks.score_blocks(rows)
+    validation = rows if split == "validation" else read_rows(folder, "validation_predictions.jsonl")[0]
+    if "ner_tags" not in rows[0]:
+        drawn = blocks.label_blocks(rows, record["data"]["labels"], record["data"].get("thresholds"))
+        return drawn + blocks.cost_of_at_least(validation)
+    gold, found = (list(chain.from_iterable(row[key] for row in rows)) for key in ("ner_tags", "predicted"))
+    tags = sorted({*gold, *found})
+    if all(map(is_tag, tags)):
+        return blocks.tag_blocks(rows) + blocks.cost_of_at_least(validation)
+    return blocks.class_blocks(gold, found, tags)  # parts of speech are not entities
+
+
+def run_blocks(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """All scores, and what repeats the run."""
+    scores = [[*split_of(name), number(value)] for name, value in record["results"].items() if name.islower()]
+    versions = ", ".join([record["started_at"], *(f"{name} {value}" for name, value in record["versions"].items())])
+    all_scores = blocks.table(["split", "score", "value"], scores, "All scores.")
+    return [all_scores, blocks.say(record["command"]), blocks.say(versions)]
 
 
 def own_file(arguments: dict[str, Any]) -> str | None:
@@ -190,11 +202,9 @@ def own_file(arguments: dict[str, Any]) -> str | None:
 def duration(seconds: float) -> str:
     """
     >>> duration(42.3), duration(3 * 3600 + 125)
-    ('42 s', '3 h 2 min')
+    ('0:00:42', '3:02:05')
     """
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return str(timedelta(seconds=int(seconds)))
 
 
 def recipe_of(record: dict[str, Any]) -> str:
@@ -258,23 +268,20 @@ def write_index(root: Path) -> Path:
         except Exception as error:  # of one run, which must not hide the others
             print(f"left out: {error if isinstance(error, InputError) else f'{folder}: {error}'}")
             continue
-        best, (_, losses) = headline(record), blocks.series(read_history(folder), "loss")
-        low, high = min(losses, default=0), max(losses, default=0)
-        points = [(100 * i / len(losses), 22 - 20 * (x - low) / (high - low or 1)) for i, x in enumerate(losses)]
+        best, losses = headline(record), blocks.series(read_history(folder), "loss")
+        heights = 22 - 20 * (losses - losses.min()) / (losses.max() - losses.min() or 1)
         arguments = record["arguments"]
-        file = own_file(arguments)
+        data = Path(own_file(arguments) or arguments["dataset_name"])
         runs.append(
             {
-                "link": f"{folder.relative_to(root)}/{REPORT}",
                 "name": str(folder.relative_to(root)),
                 "recipe": recipe_of(record),
-                "score": best and best[1],
-                "metric": best and best[0].replace("_", " "),
-                "data": arguments.get("task_name") or "/".join(Path(file or arguments["dataset_name"]).parts[-2:]),
+                "score": best,
+                "data": arguments.get("task_name") or "/".join(data.parts[-2:]),
                 "model": Path(arguments["model_name_or_path"]).name,
-                "seconds": record.get("seconds", {}).get("total", 0),
+                "seconds": record["seconds"]["total"],
                 "when": record["started_at"],
-                "curve": " ".join(f"{x:.1f},{y:.1f}" for x, y in points),
+                "curve": " ".join(f"{100 * i / len(losses):.1f},{y:.1f}" for i, y in enumerate(heights)),
             }
         )
     if not runs:

@@ -152,26 +152,33 @@ def run_all(jobs: Sequence[Job], at_once: int | None, scores: Callable[[Job], di
     return failed
 
 
-def write_tables(folder: Path, name: str, settings: Any, record: dict[str, Any], text: str) -> Path:
-    """Write the table of some settings, and link the newest: `glue.md` to `glue-1a2b3c4d.md`, and the .json likewise.
-
-    A table of the same settings that has more runs stays.
+def write_tables(
+    folder: Path, name: str, settings: Any, record: dict[str, Any], text: str, failed: dict[str, str], more: str = ""
+) -> None:
+    """Write and print the table of some settings, and link the newest: `glue.md` to `glue-1a2b3c4d.md`, and the .json
+    likewise. A table of the same settings that has more runs stays.
 
     Args:
         settings: whatever makes it another table.
         record: what becomes the .json; `finished_runs` is the number of runs in the table.
-        text: what becomes the .md.
+        text: what is printed, and becomes the .md.
+        failed: of `run_all`.
+        more: what the .md has beside it.
 
-    Returns:
-        The path of the table that is shown from now on.
+    Raises:
+        InputError: runs have failed; the table of the others is written.
     """
+    text = "\n".join([text, *(f"{job}: failed: {error}" for job, error in failed.items())])
     digest = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:8]
     path = folder / f"{name}-{digest}.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["finished_runs"] > record["finished_runs"]:
-        return path.with_suffix(".md")
-    for suffix, content in {".md": text, ".json": json.dumps(record, indent=1, default=str) + "\n"}.items():
-        path.with_suffix(suffix).write_text(content, encoding="utf-8")
-        link = folder / f"{name}{suffix}"
-        link.unlink(missing_ok=True)
-        link.symlink_to(path.with_suffix(suffix).name)
-    return folder / f"{name}.md"
+    if not (path.exists() and json.loads(path.read_text(encoding="utf-8"))["finished_runs"] > record["finished_runs"]):
+        files = {".md": f"```\n{text}\n```\n{more}", ".json": json.dumps(record, indent=1, default=str) + "\n"}
+        for suffix, content in files.items():
+            path.with_suffix(suffix).write_text(content, encoding="utf-8")
+            link = folder / f"{name}{suffix}"
+            link.unlink(missing_ok=True)
+            link.symlink_to(path.with_suffix(suffix).name)
+    print(f"\n{text}\n\nIn {path.with_suffix('.md')}; each run has a folder and a log in {folder}.")
+    if failed:
+        total = len(failed) + record["finished_runs"]
+        raise InputError(f"{len(failed)} of {total} runs failed; their logs are in {folder}")

@@ -82,29 +82,20 @@ def label_row_scores(rows: Sequence[dict[str, Any]], label_list: Sequence[str], 
 
 
 def number_row_scores(rows: Sequence[dict[str, Any]]) -> dict[str, RowScore]:
-    """Pearson's correlation of predicted and gold scores, from the sums of x, y, their squares and their product; and
-    Spearman's, which is Pearson's of the ranks within each sample."""
-    x, y = (np.array([float(row[key]) for row in rows]) for key in ("predicted", "label"))
-    x, y = x - x.mean(), y - y.mean()  # shifts change nothing but keep the digits
+    """Pearson's correlation of predicted and gold scores; and Spearman's, which is Pearson's of the ranks within each
+    sample."""
+    columns = [np.array([float(row[key]) for row in rows]) for key in ("predicted", "label")]
 
-    def pearson(sx, sy, sxx, syy, sxy, n) -> np.ndarray:
-        return ratio(n * sxy - sx * sy, np.sqrt((n * sxx - sx**2) * (n * syy - sy**2)))
+    def pearson(columns: Columns) -> np.ndarray:
+        a, b = (column - column.mean(axis=-1, keepdims=True) for column in columns)
+        return ratio((a * b).sum(-1), np.sqrt((a * a).sum(-1) * (b * b).sum(-1)))
 
     def spearman(columns: Columns) -> np.ndarray:
         from scipy.stats import rankdata
 
-        a, b = (rankdata(column, axis=-1) - (len(x) + 1) / 2 for column in columns)  # mean 0, ties or not
-        return ratio((a * b).sum(-1), np.sqrt((a * a).sum(-1) * (b * b).sum(-1)))
+        return pearson([rankdata(column, axis=-1) for column in columns])
 
-    return {
-        "pearson": RowScore([x, y, x * x, y * y, x * y, np.ones(len(x))], of_sums(pearson)),
-        "spearmanr": RowScore([x, y], spearman),
-    }
-
-
-def entity_row_scores(rows: Sequence[dict[str, Any]]) -> dict[str, RowScore]:
-    """Entity F1; a sentence is right when all its tags are. Rows have `ner_tags` and `predicted`."""
-    return {"f1": set_row_score([(entities(row["ner_tags"]), entities(row["predicted"])) for row in rows])}
+    return {"pearson": RowScore(columns, pearson), "spearmanr": RowScore(columns, spearman)}
 
 
 def set_row_score(pairs: Sequence[tuple[Sequence, Sequence]]) -> RowScore:
@@ -123,6 +114,31 @@ def answer_row_scores(rows: Sequence[dict[str, Any]]) -> dict[str, RowScore]:
     return {
         name: RowScore([100 * found[:, i], ones], of_sums(ratio), right) for i, name in enumerate(("exact_match", "f1"))
     }
+
+
+def scores_of_rows(
+    rows: Sequence[dict[str, Any]], label_list: Sequence[str] | None, names: Sequence[str] = ("accuracy", "macro_f1")
+) -> dict[str, RowScore]:
+    """The scores of answers beside the right ones, the task's own first; rows are those of `predictions.jsonl`.
+
+    Args:
+        label_list: the classes in the order of their ids, if they are classes.
+        names: of classes the wanted scores; see `label_row_scores`.
+
+    Raises:
+        ValueError: a label that is not in the list, or not a number where scores are learned.
+    """
+    if "ner_tags" in rows[0]:  # a sentence is right when all its tags are
+        pairs = [(entities(row["ner_tags"]), entities(row["predicted"])) for row in rows]
+        return {"f1": set_row_score(pairs)}
+    if "answers" in rows[0]:
+        return answer_row_scores(rows)
+    if isinstance(rows[0]["predicted"], list):
+        score = set_row_score([(row["label"], row["predicted"]) for row in rows])
+        return {"micro_f1": score, "accuracy": RowScore([score.right, np.ones(len(rows))], of_sums(ratio), score.right)}
+    if label_list is None or not isinstance(rows[0]["predicted"], str):
+        return number_row_scores(rows)
+    return label_row_scores(rows, label_list, names)
 
 
 def bootstrap_interval(

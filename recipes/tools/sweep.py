@@ -225,13 +225,12 @@ def out_of_fold(of_setting: list[Run], folds: list[list[int]], rows: list[dict])
 
 
 def suspect_table(suspects: list[dict]) -> str:
-    """The first rows as a table of Markdown."""
-    lines = ["| place | belief | given | answer | text |", "|---|---|---|---|---|"]
+    """The labels believed least, with the beginning of their texts."""
+    rows = []
     for row in suspects[:SHOWN]:
         text = " / ".join(row[name] for name in ("text", "text_pair") if name in row) or " ".join(row["tokens"])
-        cells = [row["place"], f"{row['belief']:.4f}", row["given"], str(row["answer"]), text]
-        lines.append("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([row["place"], row["belief"], row["given"], row["answer"], " ".join(text.split())[:90]])
+    return f"\nThe labels believed least:\n\n```\n{table(['place', 'belief', 'given', 'answer', 'text'], rows)}\n```\n"
 
 
 def main(argv: list[str] | None = None) -> list[dict]:
@@ -252,7 +251,6 @@ def main(argv: list[str] | None = None) -> list[dict]:
         table(["setting", "runs", results[0]["metric"], "sd", "trivial", "95 % from", "to"], lines),
         "Means over the runs, on rows that they were not trained on. A setting that is chosen on these rows has an "
         "optimistic score: report that of a test file.",
-        *(f"{name}: failed: {error}" for name, error in failed.items()),
     ]
     suspects = []
     if folds:
@@ -268,14 +266,10 @@ def main(argv: list[str] | None = None) -> list[dict]:
         said.append(f"Suspect labels: the first rows of {file}. To train on them once they are corrected: {flags}")
     best_flags = [*passed_on, *best, "--output_dir", str(args.output_dir / "best")]
     said.append(f"The best: {runs.command_line(f'recipes.{args.recipe}', *best_flags)}")
-    text = "\n".join(said)
     settings = [args.recipe, args.learning_rates, args.epochs, args.seeds, args.folds, passed_on]
     record = {"finished_runs": len(jobs) - len(failed), "settings": settings, "results": results}
-    shown = f"```\n{text}\n```\n" + (f"\nThe labels believed least:\n\n{suspect_table(suspects)}" if suspects else "")
-    path = runner.write_tables(args.output_dir, "sweep", settings, record, shown)
-    print(f"\n{text}\n\nIn {path}; each run has a folder and a log in {args.output_dir}.")
-    if failed:
-        raise InputError(f"{len(failed)} of {len(jobs)} runs failed; their logs are in {args.output_dir}")
+    more = suspect_table(suspects) if suspects else ""
+    runner.write_tables(args.output_dir, "sweep", settings, record, "\n".join(said), failed, more)
     return results
 
 
