@@ -185,7 +185,8 @@ def model_class(name: str, config: Any, auto_class: Any) -> Any:
     defined = getattr(recipe_module(config), own, None)
     if isinstance(defined, type) and issubclass(defined, transformers.PreTrainedModel):
         return defined
-    raise InputError(f"{name}: its class {own} is not one of transformers'; define it in the recipe that trained it")
+    module = training.recipe_settings(config).get("module", "?")
+    raise InputError(f"{name}: its class {own} is not one of transformers', and recipes/{module}.py does not define it")
 
 
 class Predictor:

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
 
-from common.errors import hub_answers, run_as_command
+from common.errors import InputError, check_cache, hub_answers, run_as_command
 from recipes.tools.checkpoint import WEIGHTS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -72,9 +72,17 @@ def facts() -> dict[str, str]:
         "Memory": f"{memory.total / GIB:.1f} GiB, {memory.available / GIB:.1f} available",
         "Free space": f"{shutil.disk_usage(ROOT).free / GIB:.0f} GiB here",
         "Hub": f"{hub.ENDPOINT} {asked}",
-        "Caches": f"{hub.HF_HUB_CACHE}, {datasets.config.HF_DATASETS_CACHE}",
+        "Caches": f"{hub.HF_HUB_CACHE}, {datasets.config.HF_DATASETS_CACHE}{cache_fault()}",
         "Offline": f"checkpoint {'is' if (CHECKPOINT / WEIGHTS).exists() else 'is not'} there (make checkpoint)",
     }
+
+
+def cache_fault() -> str:
+    try:
+        check_cache()
+    except InputError as error:
+        return f" (training stops: {error})"
+    return ""
 
 
 def main() -> None:
