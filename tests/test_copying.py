@@ -124,7 +124,7 @@ def patched(tmp_path):
 
 @pytest.mark.parametrize("changed", [False, True])
 def test_the_examples_are_all_here_and_leave_clean_files(patched, tmp_path, changed):
-    assert list(EXAMPLES) == ["part_of_speech", "long_documents", "own_head"]
+    assert list(EXAMPLES) == ["part_of_speech", "distillation", "long_documents", "own_head"]
     for name in EXAMPLES:
         module = patched(name, changed)
         (command,) = re.findall(rf"^python -m recipes\.{name} (.+)", README, re.M)
