@@ -9,7 +9,6 @@ from itertools import chain, groupby
 from typing import Any
 
 import datasets
-import evaluate
 import numpy as np
 
 from common.data import is_tag
@@ -52,31 +51,29 @@ def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     return spans
 
 
-class Scores(evaluate.Metric):
-    """`Scores("entities", keep_in_memory=True).compute(predictions=..., references=...)`. Its kinds are those of
-    `KINDS`; what they are, and the rules they follow, is said at the functions below."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        function, citation, predicted, gold = KINDS[self.config_name]
-        return evaluate.MetricInfo(
-            description=function.__doc__,
-            citation=citation,
-            inputs_description="predictions and references: one each a row",
-            features=datasets.Features({"predictions": predicted, "references": gold}),
-        )
-
-    def _compute(self, predictions: Sequence, references: Sequence, **options: Any) -> dict[str, Any]:
-        if not len(references):
-            raise ValueError("no rows to score")
-        return KINDS[self.config_name][0](references, predictions, **options)
-
-
 def score(kind: str, references: Sequence, predictions: Sequence, **options: Any) -> dict[str, Any]:
-    """The scores of one kind, in memory.
+    """The scores of one kind of `KINDS`, in memory, through an `evaluate.Metric`.
 
     >>> score("classes", [1, 0], [1, 1])["accuracy"]
     0.5
     """
+    import evaluate  # half a second, which --help and predict need not wait for
+
+    class Scores(evaluate.Metric):
+        def _info(self) -> evaluate.MetricInfo:
+            function, citation, predicted, gold = KINDS[self.config_name]
+            return evaluate.MetricInfo(
+                description=function.__doc__,
+                citation=citation,
+                inputs_description="predictions and references: one each a row",
+                features=datasets.Features({"predictions": predicted, "references": gold}),
+            )
+
+        def _compute(self, predictions: Sequence, references: Sequence, **options: Any) -> dict[str, Any]:
+            if not len(references):
+                raise ValueError("no rows to score")
+            return KINDS[self.config_name][0](references, predictions, **options)
+
     return Scores(kind, keep_in_memory=True).compute(predictions=predictions, references=references, **options)
 
 

@@ -514,7 +514,7 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
 
 
 def show_answers(split: str, dataset: Any, spans: list[dict], scores: dict[str, float], version_2: bool) -> None:
-    """Scores, overall and by the question's first word, and what two trivial ways of answering would score.
+    """Scores, overall and by the question's first word, and what a trivial answer would score.
 
     Args:
         scores: all that the run reports of the split; none where it has no answers.

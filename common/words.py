@@ -324,7 +324,7 @@ def in_code_points(text: str, spans: list) -> list[tuple[int, int, str]]:
     """
     checked = [read_span(span) for span in spans]
     said = [span.get("text") if isinstance(span, dict) else None for span in spans]
-    units = list(accumulate((1 + (c > "￿") for c in text), initial=0))
+    units = list(accumulate((1 + (c > "\uffff") for c in text), initial=0))
     place = {unit: i for i, unit in enumerate(units)}
     for counted in (checked, [(place.get(a, -1), place.get(b, -1), label) for a, b, label in checked]):
         if all(words is None or text[a:b] == words for (a, b, _), words in zip(counted, said, strict=True)):
@@ -671,7 +671,7 @@ def legal_tags(
 
 
 def entity_table(scores: dict) -> str:
-    """Scores of `EntityScores` as a table, a row per type and one for all."""
+    """Scores of `metrics.entity_scores` as a table, a row per type and one for all."""
     rows = {**scores["types"], "all": scores}
     columns = ("precision", "recall", "f1", "support")
     return table(["type", *columns], [[name, *(row[c] for c in columns)] for name, row in rows.items()])
