@@ -180,12 +180,11 @@ class RecipeTrainer(Trainer):
         decay, head_rate = (getattr(self.flags, name, None) for name in ("layer_decay", "head_learning_rate"))
         if decay is None and head_rate is None:
             return optimizer
-        of = rates(self.model, self.args.learning_rate, 1.0 if decay is None else decay, head_rate)
-        rate_of = {id(p): of[name] for name, p in self.model.named_parameters()}
+        rate_of = rates(self.model, self.args.learning_rate, 1.0 if decay is None else decay, head_rate)
         groups = {}
         for i, group in enumerate(optimizer.param_groups):
             for parameter in group["params"]:
-                rate = rate_of[id(parameter)]
+                rate = rate_of[parameter]
                 groups.setdefault((i, rate), group | {"params": [], "lr": rate})["params"].append(parameter)
         # The Trainer logs the rate of the first group.
         optimizer.param_groups[:] = sorted(groups.values(), key=lambda group: group["lr"] != self.args.learning_rate)
@@ -709,16 +708,17 @@ def embeddings_and_layers(model: Any) -> tuple[list[nn.Module], Sequence[nn.Modu
     return [module for name, module in encoder.named_children() if "embed" in name], layers
 
 
-def rates(model: Any, rate: float, layer_decay: float, head_rate: float | None) -> dict[str, float]:
+def rates(model: Any, rate: float, layer_decay: float, head_rate: float | None) -> dict[nn.Parameter, float]:
     """The learning rate of each parameter: of the highest layer `rate`, of each layer below `layer_decay` times that of
     the one above it, of the embeddings once more (Clark et al. 2020, ELECTRA, appendix B); `head_rate` of the head.
     """
     embeddings, layers = embeddings_and_layers(model)
-    of_parameter = {id(p): rate if head_rate is None else head_rate for p in model.parameters()}
-    of_parameter |= {id(p): rate for p in model.base_model.parameters()}
+    rate_of = dict.fromkeys(model.parameters(), rate if head_rate is None else head_rate)
+    rate_of |= dict.fromkeys(model.base_model.parameters(), rate)
     for depth, modules in enumerate([*([layer] for layer in reversed(layers)), embeddings]):
-        of_parameter |= {id(p): rate * layer_decay**depth for module in modules for p in module.parameters()}
-    return {name: of_parameter[id(p)] for name, p in model.named_parameters()}
+        for module in modules:
+            rate_of |= dict.fromkeys(module.parameters(), rate * layer_decay**depth)
+    return rate_of
 
 
 def load_for_prediction(model_class: Any, name: str) -> Any:

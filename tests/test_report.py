@@ -180,7 +180,7 @@ def test_scores_tags_and_answers(tmp_path):
     for kind in ("missed", "invented", "wrong type", "wrong boundary"):
         assert f"{kind} 30" in text
     assert (
-        "gold Ada PER met Kurt Lang PER in Lyon LOC" in text and "found Ada met PER Kurt PER Lang in Lyon ORG" in text
+        "gold Ada PER met Kurt Lang PER in Lyon LOC" in text and "predicted Ada met PER Kurt PER Lang in Lyon ORG" in text
     )
     folder = answer_run(tmp_path / "answer")
     html = drawn(folder)

@@ -106,14 +106,16 @@ def learning_curves(history: Sequence[dict], score: str | None) -> list[dict[str
     names |= {f"Validation: {score.removeprefix('eval_').replace('_', ' ')}": {score: "score"}}
     names |= {"Learning rate": {"learning_rate": "rate"}}
     lines = {caption: {of[key]: series(history, key) for key in of} for caption, of in names.items()}
-    return [chart(partial(draw_lines, of), caption) for caption, of in lines.items() if any(map(len, of.values()))]
+    lines = {caption: {name: of[name] for name in of if len(of[name])} for caption, of in lines.items()}
+    return [chart(partial(draw_lines, of), caption) for caption, of in lines.items() if of]
 
 
 def draw_lines(lines: dict[str, pd.Series], axes: Any) -> None:
     for label, values in lines.items():
         axes.plot(values, label=label, marker="." if len(values) < 30 else "")
     axes.set_xlabel("step")
-    axes.legend()
+    if len(lines) > 1:
+        axes.legend()
 
 
 def advice(history: Sequence[dict], score: str | None) -> list[str]:
@@ -156,7 +158,7 @@ def class_blocks(gold: Sequence[str], found: Sequence[str], labels: Sequence[str
         confusion(
             [shortened(label, NAME) for label in labels], counts, "Confusions: rows are gold, columns predicted."
         ),
-        class_table(labels, scores, {"found": counts.sum(0).tolist()}),
+        class_table(labels, scores, {"predicted": counts.sum(0).tolist()}),
     ]
 
 
@@ -176,7 +178,7 @@ def label_blocks(rows: list[dict], labels: Sequence[str], thresholds: dict[str, 
     gold, found = ([row[key] for row in rows] for key in ("label", "predicted"))
     if isinstance(found[0], list):
         gold, found = map(MultiLabelBinarizer(classes=labels).fit_transform, (gold, found))
-        more = {"found": found.sum(0).tolist(), "threshold": [(thresholds or {}).get(label, 0.5) for label in labels]}
+        more = {"predicted": found.sum(0).tolist(), "threshold": [(thresholds or {}).get(label, 0.5) for label in labels]}
         blocks = [class_table(labels, metrics.label_set_scores(gold, found)["classes"].values(), more)]
     else:
         blocks = class_blocks(gold, found, labels)
@@ -336,7 +338,7 @@ def tag_blocks(rows: list[dict]) -> list[dict[str, Any]]:
         cases += [(differ, f"sentence {i}: {differ} entities differ", row)] if differ else []
 
     def lines(row: dict[str, Any]) -> list[tuple]:
-        tags = {"gold": row["ner_tags"], "found": row["predicted"]}
+        tags = {"gold": row["ner_tags"], "predicted": row["predicted"]}
         return [(name, tagged_parts(row["tokens"], of, types)) for name, of in tags.items()]
 
     return [
