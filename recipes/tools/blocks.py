@@ -102,11 +102,12 @@ def series(history: Sequence[dict], key: str) -> pd.Series:
 def learning_curves(history: Sequence[dict], score: str | None) -> list[dict[str, Any]]:
     """Charts of loss, of the score on validation, and of the learning rate, over steps."""
     score = re.sub("^test_", "eval_", score or "")
-    names = {"Loss": {"loss": "training", "eval_loss": "validation"}}
-    names |= {f"Validation: {score.removeprefix('eval_').replace('_', ' ')}": {score: "score"}}
-    names |= {"Learning rate": {"learning_rate": "rate"}}
-    lines = {caption: {of[key]: series(history, key) for key in of} for caption, of in names.items()}
-    lines = {caption: {name: of[name] for name in of if len(of[name])} for caption, of in lines.items()}
+    names = {
+        "Loss": {"loss": "training", "eval_loss": "validation"},
+        f"Validation: {score.removeprefix('eval_').replace('_', ' ')}": {score: "score"},
+        "Learning rate": {"learning_rate": "rate"},
+    }
+    lines = {c: {of[key]: values for key in of if len(values := series(history, key))} for c, of in names.items()}
     return [chart(partial(draw_lines, of), caption) for caption, of in lines.items() if of]
 
 
@@ -153,13 +154,10 @@ def class_blocks(gold: Sequence[str], found: Sequence[str], labels: Sequence[str
     from sklearn.metrics import confusion_matrix
 
     counts = confusion_matrix(gold, found, labels=labels)
+    names = [shortened(label, NAME) for label in labels]
+    matrix = confusion(names, counts, "Confusions: rows are gold, columns predicted.")
     scores = metrics.per_class(gold, found, labels).values()
-    return [
-        confusion(
-            [shortened(label, NAME) for label in labels], counts, "Confusions: rows are gold, columns predicted."
-        ),
-        class_table(labels, scores, {"predicted": counts.sum(0).tolist()}),
-    ]
+    return [matrix, class_table(labels, scores, {"predicted": counts.sum(0).tolist()})]
 
 
 def class_table(labels: Sequence[str], scores: Iterable[dict[str, float]], more: dict[str, Sequence]) -> dict[str, Any]:
@@ -178,7 +176,8 @@ def label_blocks(rows: list[dict], labels: Sequence[str], thresholds: dict[str, 
     gold, found = ([row[key] for row in rows] for key in ("label", "predicted"))
     if isinstance(found[0], list):
         gold, found = map(MultiLabelBinarizer(classes=labels).fit_transform, (gold, found))
-        more = {"predicted": found.sum(0).tolist(), "threshold": [(thresholds or {}).get(label, 0.5) for label in labels]}
+        limits = [(thresholds or {}).get(label, 0.5) for label in labels]
+        more = {"predicted": found.sum(0).tolist(), "threshold": limits}
         blocks = [class_table(labels, metrics.label_set_scores(gold, found)["classes"].values(), more)]
     else:
         blocks = class_blocks(gold, found, labels)
@@ -469,6 +468,5 @@ def data_blocks(record: dict[str, Any]) -> list[dict[str, Any]]:
 
         cut = sum(facts.get("cut", 0) for facts in splits.values())
         note = f"{cut} rows are longer and are cut" if cut else "no row is cut"
-        caption = f"Lengths of what the model reads; the limit (--max_seq_length) is {limit}, {note}."
-        blocks.append(chart(draw, caption))
+        blocks.append(chart(draw, f"Lengths of the inputs; the limit (--max_seq_length) is {limit}, {note}."))
     return blocks
