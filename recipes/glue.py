@@ -47,6 +47,7 @@ TASKS = {
 }
 # Tasks that BERT's successors since RoBERTa (arXiv 1907.11692, section 5.1) start from a model of MNLI.
 SECOND_ROUND = ("rte", "mrpc", "stsb")
+DEFAULT_MODEL = "google-bert/bert-base-cased"
 PROBE_STEPS = 20
 Run = tuple[str, str | None, int]  # task, learning rate as given, seed
 
@@ -54,7 +55,7 @@ Run = tuple[str, str | None, int]  # task, learning rate as given, seed
 def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = OneLineParser("python -m recipes.glue", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--model_name_or_path", default="google-bert/bert-base-cased", help="any encoder")
+    parser.add_argument("--model_name_or_path", default=DEFAULT_MODEL, help="any encoder")
     parser.add_argument("--tasks", nargs="+", help=f"of {' '.join(TASKS)}; unset: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="one run each; unset: 1 2 3")
     parser.add_argument("--learning_rates", nargs="+", default=[None], help="try each, keep the best on validation")
@@ -90,6 +91,10 @@ def start_from_mnli(args: argparse.Namespace) -> None:
     arguments = read_run(args.from_mnli)["arguments"]
     if arguments.get("task_name") != "mnli":
         raise InputError(f"--from_mnli {args.from_mnli}: is not a run of mnli; make one with --tasks mnli")
+    if args.model_name_or_path not in (DEFAULT_MODEL, arguments["model_name_or_path"]):
+        raise InputError(
+            f"--from_mnli {args.from_mnli}: is not a run of --model_name_or_path; leave out one of the two"
+        )
     args.start, args.model_name_or_path = str(args.from_mnli), arguments["model_name_or_path"]
     name = f"{Path(args.model_name_or_path).name}-from-{args.from_mnli.name}"
     args.output_dir = args.output_dir.parent / name

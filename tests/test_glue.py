@@ -183,6 +183,8 @@ def test_a_second_round_starts_from_mnli_in_a_folder_of_its_own(fake_runs, tmp_p
     assert f"org/bert-base-cased by way of MNLI ({mnli}), seeds 1" in capsys.readouterr().out
     with pytest.raises(InputError, match="--tasks cola: must be of rte, mrpc, stsb with --from_mnli"):
         glue.main(flags(tmp_path, "--from_mnli", str(mnli), "--tasks", "cola"))
+    with pytest.raises(InputError, match="is not a run of --model_name_or_path"):
+        glue.main(flags(tmp_path, "--from_mnli", str(mnli), "--model_name_or_path", "org/another"))
     with pytest.raises(InputError, match="is not a run of mnli"):
         glue.main(flags(tmp_path, "--from_mnli", str(mnli.with_name("mrpc-seed1"))))
 
