@@ -19,7 +19,7 @@ sample = --model_name_or_path $(CHECKPOINT) --train_file $(SAMPLES)/$1/train.$2 
 offline_text_classification = $(call sample,text_classification,csv) \
 	--learning_rate 2e-4 --num_train_epochs 3 --per_device_train_batch_size 16
 offline_nli = $(call sample,nli,csv) \
-	--learning_rate 5e-5 --num_train_epochs 6 --per_device_train_batch_size 16 --freeze embeddings
+	--learning_rate 1e-4 --warmup_steps 0.1 --num_train_epochs 6 --per_device_train_batch_size 16 --freeze embeddings
 offline_ner = $(call sample,ner,conll) \
 	--learning_rate 3e-4 --num_train_epochs 4 --per_device_train_batch_size 8 --freeze embeddings
 offline_qa = $(call sample,qa,json) \

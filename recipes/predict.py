@@ -11,6 +11,8 @@ the evaluation cut them. There is one answer for each input, in order, also for 
 """
 
 import argparse
+import contextlib
+import ctypes
 import importlib.util
 import json
 import os
@@ -123,6 +125,9 @@ def main(argv: list[str] | None = None, keep: bool = True) -> list[dict[str, Any
         )
         print(*lines, sep="\n")
         answers += of_block if keep else []
+        # glibc would keep what a block has freed, in pieces that the next one cannot use.
+        with contextlib.suppress(AttributeError, OSError, TypeError):
+            ctypes.CDLL(None).malloc_trim(0)
     if total == 0:
         raise InputError(f"{args.file or 'standard input'}: holds no text")
     rows = predictor.rows()
