@@ -206,8 +206,7 @@ def find_delimiter(path: str, has_header: bool) -> str:
     with another delimiter between them (Excel's semicolon in countries with a decimal comma)."""
     usual = "\t" if path.lower().endswith(".tsv") else ","
     first = next((line for _, line in read_lines(path) if line.strip()), "")
-    others = "\t;,|" if has_header and usual not in first else "\t"
-    return max([usual, *others], key=first.count)  # the first of equals
+    return max([usual, *("\t;,|" if has_header and usual not in first else "\t")], key=first.count)
 
 
 @functools.lru_cache(maxsize=16)

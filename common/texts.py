@@ -76,12 +76,13 @@ def find_columns(
 
 
 def infer_texts(name: str, row: dict[str, Any], count: int, labels: Sequence[str]) -> tuple[str, ...]:
-    known = [names for names in (ONE_TEXT if count == 1 else TWO_TEXTS) if all(name in row for name in names)]
+    choices = ONE_TEXT if count == 1 else TWO_TEXTS
+    known = [names for names in choices if all(name in row for name in names)]
     others = [column for column, value in row.items() if isinstance(value, str) and not is_number(value)]
     others = [column for column in others if column not in {*NO_TEXT, *labels} and row[column] not in YES_OR_NO]
     if len(known) == 1 or (not known and len(others) == count):
         return known[0] if known else tuple(others)
-    remedy = 'add --no_header if line 1 is data, or write JSON lines such as {"text": "Fine.", "label": "pos"}'
+    remedy = f"add --no_header if line 1 is data, or write JSON lines with {', '.join(choices[0])} and label"
     what = f"cannot tell which of its columns ({', '.join(row)}) to read"
     raise InputError(f"{name}: {what}; name {count} with --text_columns, {remedy}")
 
