@@ -14,12 +14,13 @@ import json
 import logging
 import os
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ SPLIT_NAMES = {
     "validation_mismatched": ["validation_mismatched"],  # MNLI's second validation split, of other genres than train
     "test": ["test"],
 }
+SPANS = '{"text": "Ada ran", "entities": [{"start": 0, "end": 3, "label": "PER"}]}'  # for messages
 PREFIXES = "BIESLUM"  # of tags: BIO, IOB1, BIOES, BILOU and BMES
 HELD_OUT_SHARE = 0.1
 SPANS_OF_WORDS = re.compile(r"\d+[-.]\d+")  # in the first column of CoNLL-U: several words in one, or none
@@ -47,16 +49,18 @@ SPANS_OF_WORDS = re.compile(r"\d+[-.]\d+")  # in the first column of CoNLL-U: se
 
 def read_lines(path: str) -> Iterator[tuple[int, str]]:
     """Number (from 1) and text of each line of a UTF-8 file, or of a UTF-16 file that begins with its mark, without the
-    line end; a byte order mark is dropped."""
+    line end; a byte order mark is dropped. Lines may end in a carriage return alone, as on the classic Mac."""
     with open_binary(path) as file:
         yield from decode_lines(file, path)
 
 
 def decode_lines(file: Any, name: str) -> Iterator[tuple[int, str]]:
     """`read_lines` of a binary file that is open already; `name` is for messages."""
-    start = file.peek(2)[:2] if hasattr(file, "peek") else b""
-    encoding = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    start = file.peek() if hasattr(file, "peek") else b""
+    encoding = "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     lines = io.TextIOWrapper(file, encoding, newline="\n") if encoding == "utf-16" else file
+    if lines is file and b"\r" in start[:-1] and b"\n" not in start:
+        lines = file.read().splitlines()
     number = 0
     try:
         for number, raw in enumerate(lines, 1):
@@ -69,20 +73,16 @@ def decode_lines(file: Any, name: str) -> Iterator[tuple[int, str]]:
             raise InputError(f"{name}, line {number + 1}: broken UTF-16; save the file as UTF-8") from None
         byte = error.object[error.start]
         old = "cp1252" if 0x80 <= byte <= 0x9F else "latin1"  # which has control characters there
-        raise InputError(
-            f"{name}, line {number}: not UTF-8 (byte {byte:#04x}); convert the file, "
-            f"for instance with iconv -f {old} -t utf-8"
-        ) from None
+        remedy = f"convert it, for instance with iconv -f {old} -t utf-8"
+        raise InputError(f"{name}, line {number}: not UTF-8 (byte {byte:#04x}); {remedy}") from None
 
 
 def open_binary(path: str):
     """Open a file that the user named, or say in one line why it cannot be."""
-    if os.path.isdir(path):
-        raise InputError(f"{path}: is a folder; name a file in it")
     try:
         return open(path, "rb")
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; check the path") from None
+        raise InputError(f"{path}: {error.strerror}; name a file that can be read") from None
 
 
 def is_tag(text: str) -> bool:
@@ -100,12 +100,23 @@ def split_columns(line: str) -> list[str]:
     return line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
 
 
+def odd_blanks(text: str) -> str:
+    """What only looks like a blank or like nothing in a text, for messages.
+
+    >>> odd_blanks("Jo" + chr(160) + "B-PER"), odd_blanks("ran O"), odd_blanks("ran" + chr(9))
+    (' (with NO-BREAK SPACE)', '', ' (with a tab at the end)')
+    """
+    names = sorted({unicodedata.name(c) for c in text if c != " " and unicodedata.category(c) in ("Zs", "Cf")})
+    names += ["a tab at the end"] if text.endswith("\t") else []
+    return f" (with {', '.join(names)})" if names else ""
+
+
 def counts_words(path: str) -> bool:
     """Whether the first of three or more columns counts the words of each sentence from 1, in the first 1000 lines."""
     number, longest = 0, 0
     for _, line in islice(read_lines(path), 1000):
         fields = split_columns(line)
-        if not line.strip() or line.startswith("# ") or fields[0] == "-DOCSTART-":
+        if not line.strip() or line.startswith(("# ", "#\t")) or fields[0] == "-DOCSTART-":
             number = 0
         elif not SPANS_OF_WORDS.fullmatch(fields[0]):
             number += 1
@@ -118,10 +129,10 @@ def counts_words(path: str) -> bool:
 def read_conll(path: str) -> Iterator[Row]:
     """Sentences of a column file: the first column the word, the last the tag, tabs or blanks, empty lines between.
 
-    `-DOCSTART-` lines part documents. A line before a sentence that starts with `#` and a blank, and is not made like
-    the others, is a comment (CoNLL-U). A file with one column holds words without tags. Where the first of several
-    columns counts the words, the second holds them. Each row has `tokens`, `ner_tags` (unless one column), `document`
-    (-1 where unmarked), `lines`, the line number of each token, and `columns`, all of them.
+    `-DOCSTART-` lines part documents. A line before a sentence that starts with `#` and a blank or a tab, and is not
+    made like the others, is a comment (CoNLL-U). A file with one column holds words without tags. Where the first of
+    several columns counts the words, the second holds them. Each row has `tokens`, `ner_tags` (unless one column),
+    `document` (-1 where unmarked), `lines`, the line number of each token, and `columns`, all of them.
     """
     columns, document, is_counted = None, -1, counts_words(path)
     words: list[list[str]] = []
@@ -142,30 +153,30 @@ def read_conll(path: str) -> Iterator[Row]:
             document += bool(line.strip())
             continue
         is_odd = len(fields) != columns if columns else len(fields) > 2 or not is_tag(fields[-1])
-        if line.startswith("# ") and not words and is_odd:
+        if line.startswith(("# ", "#\t")) and not words and (is_odd or is_counted):
             continue
         if is_counted and SPANS_OF_WORDS.fullmatch(fields[0]):
             continue
         columns = columns or len(fields)
         if len(fields) != columns:
-            raise InputError(
-                f"{path}, line {number}: {len(fields)} columns where the lines before have {columns}; "
-                "every line needs a word first and its tag last"
-            )
+            counts = f"{len(fields)} columns{odd_blanks(line)} where the lines before have {columns}"
+            remedy = "a line is a word first and its tag last; a text and its label go into .tsv, .csv or .jsonl"
+            raise InputError(f"{path}, line {number}: {counts}; {remedy}")
         words.append([field.strip() for field in fields])
         lines.append(number)
     if words:
         yield sentence()
 
 
-def read_delimited(path: str, delimiter: str, has_header: bool = True) -> Iterator[Row]:
-    """Rows of a CSV or TSV file whose first line names the columns; without it they are called 1, 2, 3. All values are
-    text.
+def read_delimited(path: str, has_header: bool = True) -> Iterator[Row]:
+    """Rows of a CSV or TSV file whose first line names the columns; those without a name are called by their number, as
+    all are where there is no such line. All values are text; rows of empty cells, as Excel leaves them, are no rows.
 
     In a .tsv a quote is often just a quote (dialogue cut into sentences): where quotes would make one row of several,
     they are read as characters. A .csv in which they do is refused.
     """
     csv.field_size_limit(2**31 - 1)  # the default refuses fields over 128 KiB
+    delimiter = find_delimiter(path, has_header)
     fault, quoting = quote_fault(path, delimiter, file_digest(path)), csv.QUOTE_MINIMAL
     if fault and delimiter == "\t":
         log.warning("%s, %s; quotes are read as characters.", path, fault)
@@ -174,27 +185,28 @@ def read_delimited(path: str, delimiter: str, has_header: bool = True) -> Iterat
         raise InputError(f"{path}, {fault}; double a quote within a text, or leave it out")
     lines = (line + "\n" for _, line in read_lines(path))
     reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=quoting)
+    rows = (row for row in reader if (any(row) or len(row) == 1) and row[0] != "sep=")  # which is for Excel alone
     try:
-        header = next(filter(None, reader), [])
-        if not has_header and header:
-            row = {str(i): value for i, value in enumerate(header, 1)}
-            header = [*row]
-            yield "line 1", row
+        first = next(rows, [])
+        header = [(has_header and name) or str(i) for i, name in enumerate(first, 1)]
         if len(set(header)) != len(header):
-            raise InputError(f"{path}, line 1: a column name occurs twice in {header}; rename one")
-        if len(header) == 1 and any(other in header[0] for other in ",;\t|"):
-            raise InputError(
-                f'{path}, line 1: one column, "{header[0][:80]}"; commas part columns in .csv and tabs in .tsv'
-            )
-        for fields in filter(None, reader):
+            raise InputError(f"{path}, line 1: a column name occurs twice in {header}; rename one, or add --no_header")
+        for fields in chain([first] if first and not has_header else [], rows):
             if len(fields) != len(header):
-                raise InputError(
-                    f"{path}, line {reader.line_num}: {len(fields)} fields, but the header names {len(header)}; "
-                    "quote a field that holds the delimiter"
-                )
+                counts = f"{len(fields)} fields, but the first line has {len(header)}"
+                remedy = "quote a field with the delimiter, name every column, or call words and tags .conll"
+                raise InputError(f"{path}, line {reader.line_num}: {counts}; {remedy}")
             yield f"line {reader.line_num}", dict(zip(header, fields, strict=True))
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: {error}") from None
+
+
+def find_delimiter(path: str, has_header: bool) -> str:
+    """A tab in a .tsv and a comma in a .csv, unless the first line has more tabs; or none of these, and column names
+    with another delimiter between them (Excel's semicolon in countries with a decimal comma)."""
+    usual = "\t" if path.lower().endswith(".tsv") else ","
+    first = next((line for _, line in read_lines(path) if line.strip()), "")
+    return max([usual, *("\t;,|" if has_header and usual not in first else "\t")], key=first.count)
 
 
 @functools.lru_cache(maxsize=16)
@@ -233,7 +245,8 @@ def quote_fault(path: str, delimiter: str, digest: str) -> str | None:
 
 
 def read_json(path: str) -> Iterator[Row]:
-    """Rows of a JSON file: a list of objects, an object with a list under `data`, or one object a line."""
+    """Rows of a JSON file: a list of objects, an object with a list under `data`, or one object a line. Pairs of a text
+    and an object (spaCy 2) are rows too; what Prodigy's user has rejected or ignored is left out."""
 
     def parsed(text: str, number: int) -> Any:
         try:
@@ -249,80 +262,90 @@ def read_json(path: str) -> Iterator[Row]:
     if path.endswith(".json") and first.startswith(("[", "{")) and not is_object_a_line:
         document = parsed("\n".join(line for _, line in read_lines(path)), 1)
         rows = document.get("data", [document]) if isinstance(document, dict) else document
-        if not isinstance(rows, list):
-            raise InputError(f'{path}: "data" is not a list of rows')
+        # pandas' other forms: objects of a column each, or of a row each.
+        is_nested = rows is not document and len(document) > 1 and all(isinstance(of, dict) for of in document.values())
+        if is_nested or not isinstance(rows, list):
+            raise InputError(f'{path}: not a list of rows, alone or as "data"; in pandas to_json(orient="records")')
         placed = ((f"row {i}", row) for i, row in enumerate(rows, 1))
     else:
         placed = ((f"line {i}", parsed(line, i)) for i, line in read_lines(path) if line.strip())
+    rejected = 0
     for place, row in placed:
-        yield place, check_object(path, place, row)
+        if isinstance(row, list) and [type(value) for value in row] == [str, dict]:  # of spaCy 2
+            row = {"text": row[0], **row[1]}
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, {place}: a {type(row).__name__} where an object with named fields is needed")
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{path}, {place}: a text holds half of a surrogate pair (a cut emoji); mend it") from None
+        if "_task_hash" in row and row.get("answer") in ("reject", "ignore"):  # of Prodigy
+            rejected += 1
+        else:
+            yield place, row
+    if rejected:
+        log.warning("%s: %d rows whose answer is reject or ignore are left out.", path, rejected)
 
 
-def check_object(path: str, place: str, row: Any) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise InputError(f"{path}, {place}: a {type(row).__name__} where an object with named fields is needed")
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{path}, {place}: a text holds half of a surrogate pair (a cut emoji); mend it") from None
-    return row
-
-
-def read_parquet(path: str) -> Iterator[Row]:
-    """Rows of a Parquet file; integers of a column that carries class names become those names."""
-    import pyarrow
+def read_arrow(path: str) -> Iterator[Row]:
+    """Rows of a Parquet file, or of an .arrow file as `datasets` writes it; integers of a column that carries class
+    names become those names."""
     import pyarrow.parquet
     from datasets import Features
 
+    kind = "Parquet file" if path.lower().endswith(".parquet") else "Arrow stream, as save_to_disk writes it"
     try:
-        file = pyarrow.parquet.ParquetFile(open_binary(path))
-        names = class_names(Features.from_arrow_schema(file.schema_arrow))
-        number = 0
-        for batch in file.iter_batches(1000):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"row {number}", with_class_names(row, names)
+        with open_binary(path) as file:
+            if kind == "Parquet file":
+                table = pyarrow.parquet.ParquetFile(file)
+                schema, batches = table.schema_arrow, table.iter_batches(1000)
+            else:
+                batches = pyarrow.ipc.open_stream(file)
+                schema = batches.schema
+            rows = chain.from_iterable(batch.to_pylist() for batch in batches)
+            yield from with_class_names(rows, Features.from_arrow_schema(schema))
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())[:120]})") from None
+        raise InputError(f"{path}: not a readable {kind} ({' '.join(str(error).split())[:120]})") from None
 
 
-def class_names(features: "Features") -> dict[str, list[str]]:
-    """The class names of each column that is, or lists, a `ClassLabel`."""
+def with_class_names(rows: Iterable[dict[str, Any]], features: "Features") -> Iterator[Row]:
+    """Rows with their number, and names instead of integers in each column that is, or lists, a `ClassLabel`.
+
+    >>> from datasets import ClassLabel, Features, List
+    >>> features = Features(ner_tags=List(ClassLabel(names=["O", "B-PER"])))
+    >>> list(with_class_names([{"ner_tags": [0, 1]}], features))
+    [('row 1', {'ner_tags': ['O', 'B-PER']})]
+    """
     inner = {column: getattr(feature, "feature", feature) for column, feature in features.items()}
-    return {column: feature.names for column, feature in inner.items() if hasattr(feature, "names")}
+    names = {column: feature.names for column, feature in inner.items() if hasattr(feature, "names")}
 
-
-def with_class_names(row: dict[str, Any], names: dict[str, list[str]]) -> dict[str, Any]:
-    """
-    >>> with_class_names({"ner_tags": [0, 1]}, {"ner_tags": ["O", "B-PER"]})
-    {'ner_tags': ['O', 'B-PER']}
-    """
-
-    def named(value: Any, column: str) -> Any:
+    def named(value: Any, names: list[str]) -> Any:
         if isinstance(value, list):
-            return [named(item, column) for item in value]
+            return [named(item, names) for item in value]
         if value == -1:
             return "-"  # withheld
-        return names[column][value] if isinstance(value, int) and 0 <= value < len(names[column]) else value
+        return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
-    return {column: named(value, column) if column in names else value for column, value in row.items()}
+    for number, row in enumerate(rows, 1):
+        yield f"row {number}", row | {column: named(row[column], names[column]) for column in names}
 
 
 def read_rows(path: str, has_header: bool = True) -> Iterator[Row]:
-    """Rows of a file by its ending: .csv .tsv .jsonl .json .parquet, or CoNLL columns (.conll .txt .iob .bio)."""
+    """Rows of a file by its ending: a table, or CoNLL columns (`CONLL_SUFFIXES`)."""
     suffix = Path(path).suffix.lower()
+    if suffix in (".ann", ".spacy") or (suffix == ".txt" and Path(path).with_suffix(".ann").exists()):
+        raise InputError(f"{path}: write JSON lines instead, such as {SPANS}; spaCy's doc.to_json() will do")
     if suffix in (".csv", ".tsv"):
-        return read_delimited(path, "," if suffix == ".csv" else "\t", has_header)
+        return read_delimited(path, has_header)
     if suffix in (".json", ".jsonl", ".ndjson"):
         return read_json(path)
-    if suffix == ".parquet":
-        return read_parquet(path)
+    if suffix in (".parquet", ".arrow"):
+        return read_arrow(path)
     if suffix in CONLL_SUFFIXES:
         return read_conll(path)
     open_binary(path).close()
-    raise InputError(
-        f'{path}: unknown ending "{suffix}"; known are .csv .tsv .jsonl .json .parquet {" ".join(CONLL_SUFFIXES)}'
-    )
+    known = ".csv .tsv .jsonl .json .parquet .arrow, and for words and tags .conll .iob .bio .txt"
+    raise InputError(f'{path}: unknown ending "{suffix}"; known are {known}')
 
 
 # Where the rows of a split come from
@@ -346,9 +369,7 @@ class Source:
         elif self.dataset is None:
             yield from self.given
         else:
-            names = class_names(self.dataset.features)
-            for i, row in enumerate(self.dataset, 1):
-                yield f"row {i}", with_class_names(row, names)
+            yield from with_class_names(self.dataset, self.dataset.features)
 
 
 def find_sources(args: Any, training_args: Any) -> dict[str, Source]:
@@ -374,11 +395,13 @@ def find_sources(args: Any, training_args: Any) -> dict[str, Source]:
     else:
         from datasets import load_dataset, load_from_disk
 
-        is_saved = Path(args.dataset_name, "dataset_dict.json").exists()  # by `save_to_disk`
+        # By `save_to_disk`, all splits or one.
+        is_saved = any(Path(args.dataset_name, name).exists() for name in ("dataset_dict.json", "state.json"))
         with hub_errors("dataset", args.dataset_name):
             loaded = (load_from_disk if is_saved else load_dataset)(
                 args.dataset_name, *([] if is_saved else [args.dataset_config_name])
             )
+        loaded = loaded if isinstance(loaded, dict) else {"train": loaded}
         names = {split: next((name for name in SPLIT_NAMES[split] if name in loaded), None) for split in needed}
         if "train" in needed and not names["train"]:
             raise InputError(f'{args.dataset_name}: has no split "train", only {", ".join(loaded)}')
@@ -595,7 +618,7 @@ def source_name(dataset: "Dataset", split: str) -> str:
 def text_of(where: str, row: dict[str, Any], name: str) -> str:
     """The text in a column of a row."""
     if not isinstance(row.get(name), str):
-        kind = type(row[name]).__name__ if name in row else "missing"
+        kind = type(row[name]).__name__ if name in row else f"missing among {', '.join(row)}"
         raise InputError(f'{where}: "{name}" is not a text ({kind})')
     return row[name]
 

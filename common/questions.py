@@ -1,8 +1,11 @@
 """Questions about contexts: rows, windows, the choice of spans, and what is printed about them."""
 
+import ast
+import contextlib
 import json
 import logging
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 log = logging.getLogger("recipes")
+RESPELT = "an answer is in another Unicode form (NFC, NFD) than its context; it takes the context's"
 REPAIRED = "an answer is not at its answer_start; the occurrence nearby, or the only one, is taken"
 MISPLACED = "an answer is not at its answer_start, nor is it elsewhere just once"
 
@@ -56,10 +60,12 @@ def questions_and_answers(source: "Source") -> Iterator[dict]:
 
     `answers` are the gold texts: none for an unanswerable question, None where the source has no answers at all.
     `answer_starts` are the characters at which they begin, -1 for one that cannot be placed: an answer that does not
-    stand at its start is looked for, and taken where it occurs just once.
+    stand at its start is looked for, and taken where it occurs just once. An answer that the context holds in another
+    Unicode form is written as there.
 
-    Read are the nested SQuAD JSON; flat rows whose `answers` are {"text": [...], "answer_start": [...]} or a list of
-    {"text", "answer_start"}; and rows with `answer_text` and `answer_start`, an empty text being no answer.
+    Read are the nested SQuAD JSON; flat rows whose `answers` are {"text": [...], "answer_start": [...]}, also as the
+    text of a cell, or one {"text", "answer_start"}, or a list of them; and rows with `answer_text` and `answer_start`,
+    an empty text being no answer.
 
     Raises:
         InputError: a question or context that is no text, or answers of another form.
@@ -70,11 +76,16 @@ def questions_and_answers(source: "Source") -> Iterator[dict]:
         note = "" if context.strip() else "empty context"
         answers = read_answers(where, row)
         placed = []
-        for text, start in answers or ():
-            place_found = place_answer(text, start, context)
+        for i, (text, start) in enumerate(answers or ()):
+            forms = (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
+            spelt = next((form for form in forms if form in context), text)
+            place_found = place_answer(spelt, start, context)
+            answers[i] = spelt, start
             placed.append(place_found)
             if place_found < 0:
                 note = MISPLACED
+            elif spelt != text:
+                note = note or RESPELT
             elif start not in (-1, place_found):
                 note = note or REPAIRED
         yield {
@@ -105,7 +116,10 @@ def read_answers(where: str, row: dict[str, Any]) -> list[tuple[str, int]] | Non
         answers = [] if text == "" else [{"text": text, "answer_start": row.get("answer_start")}]
     if answers is None:
         return None
-    if isinstance(answers, dict):
+    if isinstance(answers, str) and answers.startswith(("{", "[")):  # a cell, as pandas writes lists and arrays
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            answers = ast.literal_eval(re.sub(r"array\((\[.*?\])(, dtype=\w+)?\)", r"\1", answers, flags=re.DOTALL))
+    if isinstance(answers, dict) and not isinstance(answers.get("text"), str):
         texts, starts = answers.get("text"), answers.get("answer_start")
         if not isinstance(texts, list) or not isinstance(starts or [], list) or len(starts or texts) != len(texts):
             raise InputError(f'{where}: "answers" needs lists "text" and "answer_start" of one length')
@@ -122,9 +136,7 @@ def read_answers(where: str, row: dict[str, Any]) -> list[tuple[str, int]] | Non
             raise InputError(f'{where}: answer_start "{start}" is not a whole number from 0')
         start = int(float(start))
         if not isinstance(text, str) or not text.strip():
-            raise InputError(
-                f'{where}: an answer without text; an unanswerable question has an empty list of "answers"'
-            )
+            raise InputError(f'{where}: an answer without text; without any answer "answers" is an empty list')
         placed.append((text.strip(), start + len(text) - len(text.lstrip()) if start >= 0 else -1))
     return placed
 
@@ -203,20 +215,16 @@ def checked_questions(datasets: Any, version_2: bool | None) -> tuple[Any, bool]
             first = train[min(set(range(len(train))) - set(keep))]["place"]
             raise InputError(
                 f"{data.source_name(train, 'train')}, {first}: the answers of this question and {lost - 1} more of "
-                f"{len(train)} are not in their context at answer_start; check that it counts characters from 0"
+                f"{len(train)} are not in their context at answer_start, or not just once; it counts characters from 0"
             )
         if lost:
             log.warning("Warning: %d questions of train are dropped, for their answers cannot be placed.", lost)
             datasets["train"] = train.select(keep)
     counts = ", ".join(f"{count} of {split}" for split, count in unanswerable.items() if count)
     if version_2 is False and counts:
-        raise InputError(
-            f"--version_2_with_negative false: {counts} have no answer; leave the flag out, or take those questions out"
-        )
+        raise InputError(f"--version_2_with_negative false: {counts} have no answer; drop the flag or these questions")
     if version_2 is None and counts:
-        log.info(
-            "Some questions have no answer (%s): the rules of SQuAD 2.0 apply (--version_2_with_negative).", counts
-        )
+        log.info("Questions have no answer (%s): the rules of SQuAD 2.0 apply (--version_2_with_negative).", counts)
     return datasets, bool(version_2 or counts)
 
 

@@ -61,7 +61,8 @@ def find_columns(
     labels = labels or infer_labels(name, row, texts)
     if not (text_columns and label_columns):
         named = " and ".join(texts), ", ".join(labels) or "none"
-        log.info("%s: reading column %s as the text, %s as the label.", name, *named)
+        others = ", ".join(column for column in row if column not in (*texts, *labels)) or "none"
+        log.info("%s: reading column %s as the text, %s as the label; not read: %s.", name, *named, others)
     for name, row in first_rows.items():
         there = f"only {', '.join(row)}; name"
         missing = next((column for column in texts if column not in row), None)
@@ -75,15 +76,15 @@ def find_columns(
 
 
 def infer_texts(name: str, row: dict[str, Any], count: int, labels: Sequence[str]) -> tuple[str, ...]:
-    known = [names for names in (ONE_TEXT if count == 1 else TWO_TEXTS) if all(name in row for name in names)]
-    others = [column for column, value in row.items() if isinstance(value, str) and value not in YES_OR_NO]
-    others = [column for column in others if column not in {*NO_TEXT, *labels}]
+    choices = ONE_TEXT if count == 1 else TWO_TEXTS
+    known = [names for names in choices if all(name in row for name in names)]
+    others = [column for column, value in row.items() if isinstance(value, str) and not is_number(value)]
+    others = [column for column in others if column not in {*NO_TEXT, *labels} and row[column] not in YES_OR_NO]
     if len(known) == 1 or (not known and len(others) == count):
         return known[0] if known else tuple(others)
-    raise InputError(
-        f"{name}: cannot tell which of its columns ({', '.join(row)}) to read; name {count} with --text_columns, or "
-        "add --no_header if the first line does not name the columns"
-    )
+    remedy = f"add --no_header if line 1 is data, or write JSON lines with {', '.join(choices[0])} and label"
+    what = f"cannot tell which of its columns ({', '.join(row)}) to read"
+    raise InputError(f"{name}: {what}; name {count} with --text_columns, {remedy}")
 
 
 def infer_labels(name: str, row: dict[str, Any], texts: Sequence[str]) -> tuple[str, ...]:
@@ -130,10 +131,11 @@ def labelled_texts(
 def label_of(
     where: str, row: dict[str, Any], label_columns: Sequence[str], names: Sequence[str] | None, is_task: bool = False
 ) -> str | None:
-    """The label of a row as text, "" where it is empty; of a list, or of several columns, each label ends with a bar.
+    """The label of a row as text, "" where it is empty; of a list, or of several columns, the labels with bars between
+    them, "|" where there are none.
 
-    >>> label_of("", {"label": ["slow"]}, ["label"], None), label_of("", {"slow": 0, "dear": 1}, ["slow", "dear"], None)
-    ('slow|', 'dear|')
+    >>> label_of("", {"label": ["slow"]}, ["label"], None), label_of("", {"slow": 1, "dear": 1}, ["slow", "dear"], None)
+    ('slow', 'slow|dear')
     """
     if len(label_columns) > 1:
         cells = {column: str(row[column]).strip().lower() for column in label_columns}
@@ -147,7 +149,7 @@ def label_of(
         return label_name(where, label_columns[0], row[label_columns[0]], names, is_task)
     if any("|" in label for label in labels):
         raise InputError(f"{where}: a label of {labels} holds a bar, which parts labels in a cell; rename it")
-    return "".join(f"{label}|" for label in labels)
+    return "|".join(labels) or "|"
 
 
 def label_name(where: str, column: str, value: Any, names: Sequence[str] | None, is_task: bool = False) -> str | None:
@@ -158,7 +160,7 @@ def label_name(where: str, column: str, value: Any, names: Sequence[str] | None,
     """
     if isinstance(value, (list, dict)):
         raise InputError(f'{where}: "{column}" is a {type(value).__name__}, which is not a label')
-    if value is None or value != value:  # nan differs from itself
+    if value is None or str(value) in ("nan", "NaN", "<NA>"):  # of pandas
         return ""
     text = np.format_float_positional(value, trim="-") if isinstance(value, float) else str(value).strip()
     if is_task and text in ("-1", "-1.0", WITHHELD):
@@ -173,7 +175,7 @@ def label_name(where: str, column: str, value: Any, names: Sequence[str] | None,
 def names_in(label: str) -> list[str]:
     """The labels of a row that may have several.
 
-    >>> names_in("slow | costly"), names_in("slow|"), names_in("")
+    >>> names_in("slow | costly"), names_in("slow|"), names_in("|")
     (['slow', 'costly'], ['slow'], [])
     """
     return [name for name in map(str.strip, label.split("|")) if name]
@@ -186,14 +188,6 @@ def is_number(text: str) -> bool:
     [True, True, False, False, False, False]
     """
     return re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)", text) is not None
-
-
-def is_finite(text: str) -> bool:
-    """Whether a label can be a score, also one that is written as 1e-05; not infinite, not nan."""
-    try:
-        return float(text) - float(text) == 0
-    except ValueError:
-        return False
 
 
 def checked_labels(
@@ -230,11 +224,8 @@ def checked_labels(
         if regression:
             log.info("Labels are numbers, some with a fraction: a score is learned (--regression false: classes).")
     if "train" in datasets and names is None and len(values) < 2 - several:
-        what = "score" if regression else "label"
-        only = next(iter(values), "empty")
-        raise InputError(
-            f"{data.source_name(datasets['train'], 'train')}: every {what} is {only}; there is nothing to learn"
-        )
+        name, what = data.source_name(datasets["train"], "train"), "score" if regression else "label"
+        raise InputError(f"{name}: every {what} is {next(iter(values), 'empty')}; there is nothing to learn")
     if regression:
         check_scores(datasets)
         return datasets, None, False
@@ -244,7 +235,7 @@ def checked_labels(
     data.check_names(datasets, "label", names_in if several else lambda label: [label], ordered, "label")
     if several and ordered:  # there are none in a test split alone
         example = max(sorted(everywhere), key=lambda label: label.count("|"))
-        log.info('Rows may have several labels, as "%s": %d labels in all.', example, len(ordered))
+        log.info('Rows may have several labels or none, as "%s": %d labels in all.', example, len(ordered))
     return datasets, ordered, several
 
 
@@ -258,7 +249,7 @@ def without_unlabelled(datasets: Any, withheld: set[str], several: bool) -> Any:
         labels, name = list(data.column(dataset, "label")), data.source_name(dataset, split)
         if "" in labels and not several:
             place = dataset[labels.index("")]["place"]
-            raise InputError(f"{name}, {place}: its label is empty; every row needs one, or none and no such column")
+            raise InputError(f"{name}, {place}: its label is empty or nan; label every row, or none")
         kept = [i for i, label in enumerate(labels) if label is not None and label not in withheld]
         if not kept and split == "test":
             datasets[split] = data.without_values(dataset, "label")
@@ -276,10 +267,12 @@ def without_unlabelled(datasets: Any, withheld: set[str], several: bool) -> Any:
 
 
 def check_scores(datasets: Any) -> None:
+    from pandas import to_numeric
+
     for split, dataset in datasets.items():
         for place, label in data.columns(dataset, "place", "label"):
             where = f"{data.source_name(dataset, split)}, {place}"
-            if label is not None and not is_finite(label):
+            if label is not None and not np.isfinite(to_numeric(label, errors="coerce")):  # which knows 1e-05
                 raise InputError(f'{where}: label "{label}" is not a number, but scores are learned')
             if label is not None and float(label) == -100:  # the Trainer's mark of what is not trained on
                 raise InputError(f"{where}: a score of -100 would be passed over in training; shift scores")

@@ -24,7 +24,8 @@ from common.metrics import entities, entity_errors, entity_lookup, entity_scores
 log = logging.getLogger("recipes")
 TOKEN_COLUMNS, TAG_COLUMNS = ("tokens", "words"), ("ner_tags", "tags", "labels", "ner")
 SENTENCE_COLUMNS = ("sentence #", "sentence_id", "sentence id", "sent_id", "sentence")
-SPAN_COLUMNS = ("entities", "spans", "label", "labels")
+SPAN_COLUMNS = ("entities", "spans", "ents", "label", "labels")
+ONE_FORM = 'write {"tokens": ["Ada", "ran"], "ner_tags": ["B-PER", "O"]} or ' + data.SPANS
 CLITIC = r"['’](?:s|re|ve|ll|d|m)\b"
 IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 BROKEN = "a tag continues an entity that is not there; it begins one, as in conlleval"
@@ -203,15 +204,9 @@ def sentence_rows(source: "Source", tokens_column: str | None = None, tags_colum
     if place is None or sentence is None or not isinstance(row.get(word), str):
         yield from chain([(place, row)] if place else [], rows)
         return
-    name = ""
-
-    def name_of(item: Row) -> str:
-        nonlocal name
-        name = item[1][sentence] or name
-        return name
-
-    for _, group in groupby(chain([(place, row)], rows), key=name_of):
-        places, of_words = zip(*group, strict=True)
+    rows = accumulate(rows, lambda last, row: (row[1][sentence] or last[0], row), initial=(row[sentence], (place, row)))
+    for _, group in groupby(rows, key=lambda named: named[0]):
+        places, of_words = zip(*(row for _, row in group), strict=True)
         tagged = {tags_column or "ner_tags": [of_word[tag] for of_word in of_words]} if tag else {}
         tokens = {tokens_column or "tokens": [of_word[word] for of_word in of_words]}
         yield places[0], tokens | tagged | {"lines": [int(place.split()[-1]) for place in places]}
@@ -244,10 +239,10 @@ def checked_tags(name: str, examples: Iterable[dict]) -> Iterator[list[str]]:
     for example in examples:
         for i, tag in enumerate(example["ner_tags"] or []):
             if not data.is_tag(tag):
-                raise InputError(
-                    f"{name}, {token_place(example['place'], example.get('lines'), i)}: "
-                    f'tag "{tag}" has an unknown prefix; known are O and B-, I-, E-, S-, L-, U-, M- before a type'
-                )
+                place = token_place(example["place"], example.get("lines"), i)
+                what = f'tag "{tag}"{data.odd_blanks(tag or chr(9))} has an unknown prefix'
+                remedy = "known: O, B-, I-, E-, S-, L-, U-, M-; write B-X for B, I-X for X, and delete a header line"
+                raise InputError(f"{name}, {place}: {what}; {remedy}")
         yield example["ner_tags"] or []
 
 
@@ -268,16 +263,14 @@ def tagged_row(
         results = [result.get("value", {}) for of in row["annotations"][:1] for result in of.get("result", [])]
         spans = [value for value in results if "labels" in value] if row["annotations"] else None
         row = {**row["data"], "entities": spans}
-    if tokens_column is None and "text" in row and (tokens_name is None or "entities" in row or "spans" in row):
+    if tokens_column is None and "text" in row and (tokens_name is None or {*SPAN_COLUMNS[:3]} & {*row}):
         return example | tagged_text(name, place, row)
     if tokens_name is None or tokens_name not in row:
-        raise InputError(
-            f"{name}, {place}: no column of words among {list(row)}; name it with --tokens_column, or let the name "
-            "end in .conll where a line is a word and its tag"
-        )
+        remedy = f"name it with --tokens_column, call a file of a word and its tag a line .conll, or {ONE_FORM}"
+        raise InputError(f"{name}, {place}: no column of words among {list(row)}; {remedy}")
     tokens = row[tokens_name]
     if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
-        raise InputError(f'{name}, {place}: "{tokens_name}" is not a list of words, at least of one')
+        raise InputError(f'{name}, {place}: "{tokens_name}" is not a list of words, at least of one; {ONE_FORM}')
     tags_name = tags_column or next((c for c in TAG_COLUMNS if c in row), None)
     tags = row.get(tags_name)
     if tags is not None:
@@ -300,21 +293,21 @@ def tag_name(where: str, tag: Any, label_list: list[str] | None) -> str:
     )
 
 
-def read_span(span: Any) -> tuple[int, int, str]:
-    """Start, end and label of an entity, as annotation tools write it: an object with `label` (spaCy, Prodigy) or with
-    a list `labels` (Label Studio), or a list of the three (doccano).
+def read_span(span: Any) -> tuple[int, int, str, str | None]:
+    """Start, end, label and, where it is there, text of an entity, as annotation tools write it: an object with `label`
+    (spaCy, Prodigy) or with a list `labels` (Label Studio), or a list of the first three (doccano).
 
-    >>> read_span({"start": 0, "end": 3, "labels": ["PER"]}), read_span([0, 3, "PER"])
-    ((0, 3, 'PER'), (0, 3, 'PER'))
+    >>> read_span({"start": 0, "end": 3, "labels": ["PER"], "text": "Ada"}), read_span([0, 3, "PER"])
+    ((0, 3, 'PER', 'Ada'), (0, 3, 'PER', None))
     """
     if isinstance(span, list):
-        return span[0], span[1], span[2]
-    return span["start"], span["end"], span["label"] if "label" in span else span["labels"][0]
+        return span[0], span[1], span[2], None
+    return span["start"], span["end"], span["label"] if "label" in span else span["labels"][0], span.get("text")
 
 
 def in_code_points(text: str, spans: list) -> list[tuple[int, int, str]]:
-    """The spans of a text as `read_span` gives them. Annotation tools in a browser count an emoji as two characters:
-    that is undone where spans hold their `text` and fit only then.
+    """Start, end and label of the spans of a text. Annotation tools in a browser count an emoji as two characters: that
+    is undone where spans hold their `text` and fit only then.
 
     >>> in_code_points("😀 Ada", [{"start": 3, "end": 6, "label": "PER", "text": "Ada"}])
     [(2, 5, 'PER')]
@@ -322,16 +315,14 @@ def in_code_points(text: str, spans: list) -> list[tuple[int, int, str]]:
     Raises:
         ValueError: a span's `text` is not what the text holds there.
     """
-    checked = [read_span(span) for span in spans]
-    said = [span.get("text") if isinstance(span, dict) else None for span in spans]
-    units = list(accumulate((1 + (c > "\uffff") for c in text), initial=0))
+    spans = [read_span(span) for span in spans]
+    units = accumulate((1 + (c > "\uffff") for c in text), initial=0)
     place = {unit: i for i, unit in enumerate(units)}
-    for counted in (checked, [(place.get(a, -1), place.get(b, -1), label) for a, b, label in checked]):
-        if all(words is None or text[a:b] == words for (a, b, _), words in zip(counted, said, strict=True)):
-            return counted
-    wrong = next(i for i, (a, b, _) in enumerate(checked) if said[i] not in (None, text[a:b]))
-    start, end, _ = checked[wrong]
-    raise ValueError(f'entity {start}-{end} is "{said[wrong]}", but the text has "{text[start:end]}" there')
+    for counted in (spans, [(place.get(start, -1), place.get(end, -1), *rest) for start, end, *rest in spans]):
+        if all(said in (None, text[start:end]) for start, end, _, said in counted):
+            return [span[:3] for span in counted]
+    start, end, _, said = next(span for span in spans if span[3] not in (None, text[span[0] : span[1]]))
+    raise ValueError(f'entity {start}-{end} is "{said}", but the text has "{text[start:end]}" there')
 
 
 def tagged_text(name: str, place: str, row: dict) -> dict:
@@ -351,7 +342,7 @@ def tagged_text(name: str, place: str, row: dict) -> dict:
                 raise ValueError(f"entity {start}-{end} ({label}) lies outside the text of {len(text)} characters")
         words, tags = spans_to_tags(text, checked)
     except (TypeError, KeyError, IndexError):
-        raise InputError(f'{name}, {place}: "entities" is not a list of {{"start", "end", "label"}}') from None
+        raise InputError(f'{name}, {place}: "entities" is not a list of spans, as in {data.SPANS}') from None
     except ValueError as error:
         raise InputError(f"{name}, {place}: {error}") from None
     return {"tokens": [text[start:end] for start, end in words], "ner_tags": tags}
@@ -380,8 +371,7 @@ def entity_types(datasets: Any) -> set[str]:
         InputError: training or validation sentences without tags, some tagged and some not, a training split without
             any entity, or a type that training has not seen.
     """
-    remedy = f"no tags; add a column {' or '.join(TAG_COLUMNS)}, name it with --tags_column, or give entities"
-    data.check_all_or_none(datasets, "ner_tags", f"{remedy} beside the text")
+    data.check_all_or_none(datasets, "ner_tags", f"no tags; name a column of lists with --tags_column, or {ONE_FORM}")
     types = {of: set().union(*map(types_in, data.column(split, "ner_tags"))) for of, split in datasets.items()}
     if "train" not in types:
         return set().union(*types.values())
@@ -427,9 +417,7 @@ def conll_block(row: dict[str, Any]) -> str:
 def has_conll_form(rows: list[dict[str, Any]]) -> bool:
     """Whether sentences can stand in columns: no word is empty or a comment, or holds a tab or a line end."""
     words = chain.from_iterable(row["tokens"] for row in rows)
-    odd = next(
-        (w for w in words if w in ("", "#", "-DOCSTART-") or w != w.strip(" ") or re.search(r"[\t\r\n\0]", w)), None
-    )
+    odd = next((word for word in words if re.search(r"^(|#|-DOCSTART-)$|^ | $|[\t\r\n\0]", word)), None)
     if odd is not None:
         log.warning("Warning: predictions.conll is not written, for columns cannot hold the word %r.", odd)
     return odd is None

@@ -48,7 +48,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     inputs.add_argument("--question", nargs="+", help="one or more questions, for a model that answers them")
     contexts.add_argument("--context", help="the text that holds their answers")
     contexts.add_argument("--context_file", help="a file that holds it")
-    inputs.add_argument("--file", help="a text per line (.txt), or .conll .jsonl .json .parquet .csv .tsv as trained")
+    inputs.add_argument("--file", help="a text per line (.txt), or .conll .jsonl .json .parquet .arrow .csv .tsv")
     parser.add_argument("--no_header", action="store_true", help="the .csv or .tsv begins with data")
     parser.add_argument("--text_columns", nargs="+", help="columns of a file that hold the texts; unset: as trained")
     parser.add_argument("--label_column", nargs="+", help="column of a file that holds the label; unset: inferred")

@@ -1,13 +1,15 @@
 """Files as people have them are read right, and a part of train is held out; bad ones: tests/test_bad_input.py."""
 
+import argparse
 import json
 import logging
 import re
+import unicodedata
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
-from common.data import hold_out, read_rows
+from common.data import find_sources, hold_out, read_rows
 from common.errors import InputError
 from common.questions import checked_questions, context_groups
 from common.texts import checked_labels, find_columns, label_groups, labelled_texts
@@ -39,6 +41,8 @@ def test_lone_quotes_in_a_tsv_are_characters(tmp_path):
         ("a.csv", '\ntext,label\nx,a\n"Well, two\nlines, and more",b\n', "Well, two\nlines, and more"),
         ("a.csv", "text,label\ncaf\xe9,a\n".encode("utf-16"), "caf\xe9"),
         ("a.csv", "text,label\ncaf\xe9,a\n".encode("utf-8-sig"), "caf\xe9"),
+        ("a.csv", "text,label\rcaf\xe9,a\r", "caf\xe9"),
+        ("a.csv", 'text,label\r\n"two\rlines",a\r\n', "two\rlines"),
         ("a.json", '[\n{"text": "caf\xe9"}\n]'.encode("utf-16"), "caf\xe9"),
     ],
 )
@@ -61,6 +65,14 @@ def test_without_a_header(tmp_path):
     [
         ("a.csv", 'text,label\n"Fine, really",yes\nbad,no\n'),
         ("a.tsv", "text\tlabel\nFine, really\tyes\nbad\tno\n"),
+        ("tabs.csv", "text\tlabel\nFine, really\tyes\nbad\tno\n"),
+        ("commas.tsv", 'text,label\n"Fine, really",yes\nbad,no\n'),
+        ("excel.csv", '\ufefftext;label\r\n"Fine, really";yes\r\nbad;no\r\n'),
+        ("sep.csv", "sep=;\r\ntext;label\r\nFine, really;yes\r\nbad;no\r\n"),
+        ("empty.csv", 'text,label,,\n"Fine, really",yes,,\n,,,\nbad,no,,\n,,,\n'),
+        ("pandas.csv", ',comment,label\n57,"Fine, really",yes\n3,bad,no\n'),
+        ("doccano.jsonl", [{"text": "Fine, really", "label": ["yes"]}, {"text": "bad", "label": ["no"]}]),
+        ("pairs.json", '[["Fine, really", {"label": "yes"}], ["bad", {"label": "no"}]]'),
         ("a.jsonl", [{"id": "1", "review": "Fine, really", "class": "yes"}, {"review": "bad", "class": "no"}]),
         ("a.json", '[{"comment": "Fine, really", "label": "yes"}, {"comment": "bad", "label": "no"}]'),
     ],
@@ -70,10 +82,35 @@ def test_forms_of_labelled_texts_and_inferred_columns(tmp_path, name, content):
     assert (dataset["text"][:], dataset["label"][:]) == (["Fine, really", "bad"], ["yes", "no"])
 
 
-def test_parquet_keeps_its_class_names(tmp_path):
+def test_tabs_count_where_texts_hold_commas_and_no_line_names_columns(tmp_path):
+    source = source_of(write(tmp_path / "sts.csv", "MSR\t2.5\tA plane, far\tA bird\n"), has_header=False)
+    assert next(source.rows()) == ("line 1", {"1": "MSR", "2": "2.5", "3": "A plane, far", "4": "A bird"})
+    source = source_of(write(tmp_path / "one.csv", "Fine; really\n"), has_header=False)
+    assert next(source.rows()) == ("line 1", {"1": "Fine; really"})
+
+
+def test_parquet_and_arrow_keep_their_class_names(tmp_path):
     features = Features(text=Value("string"), label=ClassLabel(names=["neg", "pos"]))
-    Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features).to_parquet(tmp_path / "a.parquet")
-    assert read_texts(tmp_path / "a.parquet")["label"][:] == ["pos", "neg"]
+    dataset = Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
+    dataset.to_parquet(tmp_path / "a.parquet")
+    dataset.save_to_disk(tmp_path / "saved")
+    for path in (tmp_path / "a.parquet", *(tmp_path / "saved").glob("*.arrow")):
+        assert read_texts(path)["label"][:] == ["pos", "neg"]
+    args = argparse.Namespace(dataset_name=str(tmp_path / "saved"), dataset_config_name=None)
+    sources = find_sources(args, argparse.Namespace(do_train=True, do_eval=True, do_predict=False))
+    assert [row["label"] for _, row in sources["train"].rows()] == ["pos", "neg"] and len(sources) == 1
+
+
+def test_what_was_rejected_in_prodigy_is_left_out_and_counted(tmp_path, log):
+    rows = [{"text": of, "label": "pos", "_task_hash": 1, "answer": of} for of in ("accept", "reject", "ignore")]
+    assert read_texts(write(tmp_path / "a.jsonl", rows))["text"][:] == ["accept"]
+    assert "2 rows whose answer is reject or ignore are left out" in log.text
+
+
+def test_columns_that_are_not_read_are_told(tmp_path, log):
+    log.set_level(logging.INFO, logger="recipes")
+    read_texts(write(tmp_path / "a.csv", "split,text,label\ntrain,a,x\ntest,b,y\n"))
+    assert "reading column text as the text, label as the label; not read: split." in log.text
 
 
 def labels_of(tmp_path, values, split="train", **more):
@@ -131,6 +168,8 @@ UNIVERSAL = "1-2\tDu\t_\t_\t_\n1\tDe\tde\tADP\t_\n2\tle\tle\tDET\t_\n"
 STUDIO = {"data": {"text": "Ada ran"}}
 STUDIO |= {"annotations": [{"result": [{"value": {"start": 0, "end": 3, "labels": ["PER"]}}]}]}
 PRODIGY = {"text": "Ada ran", "tokens": [{"text": "Ada"}], "spans": [{"start": 0, "end": 3, "label": "PER"}]}
+DOC = {"text": "Ada ran", "ents": [{"start": 0, "end": 3, "label": "PER"}], "spans": {}}
+DOC |= {"tokens": [{"id": 0, "start": 0, "end": 3}, {"id": 1, "start": 4, "end": 7}]}
 SPANS = [
     {"text": "Ada Lovelace ran", "entities": [{"start": 0, "end": 12, "label": "PER"}]},
     {"text": "London", "entities": [{"start": 0, "end": 6, "label": "LOC"}]},
@@ -164,6 +203,9 @@ def tagged(dataset):
         ("bmes.conll", "New B-LOC\nYork M-LOC\nCity E-LOC\nran O\n", "New/B-LOC York/I-LOC City/I-LOC ran/O"),
         ("counted.conll", "1 Ada B-PER\n2 ran O\n", "Ada/B-PER ran/O"),
         ("number.conll", "Ada NN B-PER\n\n1 CD O\n2 CD O\n", "Ada/B-PER | 1/O 2/O"),
+        ("germeval.conll", "#\thttp://a.de\n1\tAda\tO\tB-PER\n2\tran\tO\tO\n", "Ada/B-PER ran/O"),
+        ("comment.conll", "1\tAda\tB-PER\n2\tran\tO\n\n# Ada ran\n1\tAda\tB-PER\n", "Ada/B-PER ran/O | Ada/B-PER"),
+        ("mac.conll", GOOD.replace("\n", "\r"), FOUND),
         ("remark.conll", "# text = He took vitamin B-12\nHe x O\ntook x O\n", "He/O took/O"),
         ("hash.conll", "# O\n1 O\n", "#/O 1/O"),
         ("untagged.conll", "#Monday\nis\n", "#Monday/? is/?"),
@@ -175,6 +217,8 @@ def tagged(dataset):
         ("spans.jsonl", SPANS, FOUND),
         ("doccano.jsonl", [{"text": "Ada ran.", "label": [[0, 3, "PER"]]}], "Ada/B-PER ran/O ./O"),
         ("prodigy.jsonl", [PRODIGY], "Ada/B-PER ran/O"),
+        ("doc.jsonl", [DOC], "Ada/B-PER ran/O"),
+        ("spacy2.json", json.dumps([["Ada ran", {"entities": [[0, 3, "PER"]]}]]), "Ada/B-PER ran/O"),
         ("studio.json", json.dumps([STUDIO]), "Ada/B-PER ran/O"),
         ("skipped.json", json.dumps([STUDIO | {"annotations": []}]), "Ada/? ran/?"),
         ("other.json", json.dumps([STUDIO | {"annotations": [{"result": [{"value": {}}]}]}]), "Ada/O ran/O"),
@@ -185,6 +229,14 @@ def test_forms_of_tagged_text(tmp_path, name, content, expected):
     assert tagged(dataset) == expected
     scheme = {"iob1.conll": "IOB1", "bioes.conll": "BIOES", "bmes.conll": "BIOES"}.get(name)
     assert re.findall(r"(\w+) tags converted to BIO", dataset["note"][0]) == ([scheme] if scheme else [])
+
+
+def test_a_text_beside_its_annotations_of_brat_is_not_taken_for_columns(tmp_path):
+    path = write(tmp_path / "a.txt", "Ada ran\n")
+    write(tmp_path / "a.ann", "T1\tPER 0 3\tAda\n")
+    with pytest.raises(InputError, match=r'a\.txt: write JSON lines instead, such as \{"text": "Ada ran", "entities"'):
+        list(read_rows(path))
+    assert predict.is_plain_text(path, ["O", "B-PER"])
 
 
 def test_tags_that_are_no_entities(tmp_path):
@@ -274,6 +326,9 @@ def test_forms_of_questions(tmp_path):
     nested = {"title": "t", "paragraphs": [{"context": context, "qas": [flat | {"answers": listed}]}]}
     header, row = ",".join(flat), ",".join(flat.values())
     answers = {"text": ["London"], "answer_start": [22]}
+    arrays = (
+        "{'text': array(['London'], dtype=object), 'answer_start': array([22], dtype=int32)}"  # as pandas writes it
+    )
     Dataset.from_list([flat | {"answers": answers}]).to_parquet(tmp_path / "a.parquet")
     paths = [
         write(tmp_path / "a.csv", f"{header},answer_text,answer_start\n{row},London,22"),
@@ -281,6 +336,9 @@ def test_forms_of_questions(tmp_path):
         write(tmp_path / "a.jsonl", [flat | {"answers": answers}]),
         write(tmp_path / "b.jsonl", [flat | {"answers": {"text": ["London"], "answer_start": []}}]),
         write(tmp_path / "c.jsonl", [flat | {"answers": "London"}]),
+        write(tmp_path / "d.jsonl", [flat | {"answers": {"text": "London", "answer_start": 22}}]),
+        write(tmp_path / "c.csv", f'{header},answers\n{row},"{answers}"'),
+        write(tmp_path / "d.csv", f'{header},answers\n{row},"{arrays}"'),
         write(tmp_path / "a.json", json.dumps({"data": [nested]})),
         tmp_path / "a.parquet",
     ]
@@ -295,6 +353,16 @@ def test_truth_values_as_text_and_ids_from_zero(tmp_path):
     assert dataset["answers"][:] == [["Lyon"], []] and dataset["id"][:] == ["0", "1"]
     assert dataset["note"][:] == ["", ""]
     assert checked_questions(DatasetDict(train=dataset), None)[1] is True  # the rules of 2.0
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_an_answer_takes_the_unicode_form_of_its_context(tmp_path, form):
+    context = unicodedata.normalize(form, "Le Caf\xe9 \xe0 Paris")
+    rows = [answered(context, unicodedata.normalize(other, "Caf\xe9"), 3, other) for other in ("NFC", "NFD")]
+    dataset = read_questions(write(tmp_path / "a.jsonl", rows))
+    assert dataset["answers"][:] == [[unicodedata.normalize(form, "Caf\xe9")]] * 2
+    assert dataset["answer_starts"][:] == [[3]] * 2
+    assert [note != "" for note in dataset["note"]] == [form != "NFC", form != "NFD"]
 
 
 def test_misplaced_answers_are_mended_or_dropped(tmp_path):

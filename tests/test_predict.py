@@ -89,7 +89,7 @@ def test_plain_text_files_and_standard_input(ask, tmp_path, monkeypatch, entity)
         ("--model runs/nowhere --text a", "no such folder"),
         ("--model {model} --text a --file b", "argument --file: not allowed with argument --text"),
         ("--model {model} --file {folder}/missing.txt", "missing.txt"),
-        ("--model {model} --file {folder}", "is a folder"),
+        ("--model {model} --file {folder}", "Is a directory"),
         ("--model {model} --text a --batch_size 0", "at least 1"),
         ("--model {model} --question a --context b", "this model is for another task; give --text"),
         ("--model {tiny} --text a", "names no task"),
