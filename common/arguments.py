@@ -1,7 +1,6 @@
 """The command line of a recipe: its own flags, all of `TrainingArguments`, and one line where something is wrong."""
 
 import argparse
-import copy
 import dataclasses
 import difflib
 import logging
@@ -102,22 +101,27 @@ class RecipeArgumentParser(OneLineParser, HfArgumentParser):
     """`HfArgumentParser` whose complaints are one line, without abbreviations, and that reads no hidden .args file."""
 
 
-def build_parser(arguments: type, defaults: dict[str, Any], name: str) -> RecipeArgumentParser:
-    """The flags of the recipe called `name`: its own first, then all of `TrainingArguments`, with its defaults."""
+def build_parser(arguments: type, defaults: dict[str, Any], name: str, shows_all: bool = False) -> RecipeArgumentParser:
+    """The flags of the recipe called `name`: its own first, then all of `TrainingArguments`, with its defaults.
+
+    Args:
+        shows_all: the help lists all of them, and not the recipe's own and `SHOWN` alone.
+    """
     parser = RecipeArgumentParser(
         (arguments, TrainingArguments),
         usage=f"python -m recipes.{name} [flags]",
         description=doc_of_copy(sys.modules[arguments.__module__].__doc__, name),
         epilog="--help-all lists these and all other flags of transformers.TrainingArguments.",
         formatter_class=HelpFormatter,
-        allow_abbrev=False,
         add_help=False,
     )
-    own = [field.name for field in dataclasses.fields(arguments)]
-    parser.add_argument("--help", "-h", action=ShowHelp, const=[*own, *SHOWN], help=argparse.SUPPRESS)
-    parser.add_argument("--help-all", action=ShowHelp, const=None, help=argparse.SUPPRESS)
+    parser.add_argument("--help", "-h", "--help-all", action="help", help=argparse.SUPPRESS)
+    shown = {*(field.name for field in dataclasses.fields(arguments)), *SHOWN}
     for action in parser._actions:
-        action.help = HELP.get(action.dest, action.help)
+        is_negation = action.nargs == 0 and action.const is False  # --no_x beside --x
+        is_shown = shows_all or action.dest in shown
+        action.help = HELP.get(action.dest, action.help) if is_shown and not is_negation else argparse.SUPPRESS
+        del action.option_strings[1:]  # --max-steps is read beside --max_steps, and not shown
         if action.dest == "train_sampling_strategy":
             action.choices = ["random", "sequential"]  # those by length also reorder predictions and resumed epochs
     # None stands for what is chosen from the machine.
@@ -134,21 +138,6 @@ def doc_of_copy(doc: str | None, name: str) -> str:
     """
     doc = re.sub(r"(?<=python -m recipes\.)\w+", name, doc or "")
     return re.sub(r"(?<=make train-)[\w-]+", name.replace("_", "-"), doc)
-
-
-class ShowHelp(argparse.Action):
-    """`--help`: the flags called `const` alone; with None all."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, const: Any, help: str):
-        super().__init__(option_strings, "help", nargs=0, const=const, default=argparse.SUPPRESS, help=help)
-
-    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
-        for action in parser._actions:
-            is_negation = action.nargs == 0 and action.const is False  # --no_x beside --x
-            if is_negation or (self.const is not None and action.dest not in self.const):
-                action.help = argparse.SUPPRESS
-        parser.print_help()
-        parser.exit()
 
 
 def parse_arguments(
@@ -174,7 +163,7 @@ def parse_arguments(
     configure_logging()
     argv = list(sys.argv[1:] if argv is None else argv)
     name = Path(recipe_file).stem
-    parser = build_parser(arguments, defaults, name)
+    parser = build_parser(arguments, defaults, name, shows_all="--help-all" in argv)
     flags = read_flags(parser, argv)
     set_task_and_folder(parser, flags, name, tasks)
     set_evaluation_and_saving(parser, flags)
@@ -183,8 +172,6 @@ def parse_arguments(
     try:
         args, training_args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     except (ValueError, TypeError, ImportError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(" ".join(str(error).split())) from error
     use_one_gpu_without_a_launcher(training_args, name)
     log.info("Precision %s: %s. Device %s.", precision_name(training_args), reason, training_args.device)
@@ -305,20 +292,12 @@ def use_one_gpu_without_a_launcher(training_args: TrainingArguments, name: str) 
         training_args._n_gpu = 1
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """Keeps the lines of a recipe's docstring, and lets a help text of any library hold a bare `%`."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "".join(indent + line for line in text.splitlines(keepends=True))
 
     def _get_help_string(self, action: Any) -> str:
         action.help = re.sub(r"(?<!%)%(?![(%])", "%%", action.help or "")
         return action.help if action.default is None else super()._get_help_string(action)
-
-    def _format_action_invocation(self, action: Any) -> str:
-        shown = copy.copy(action)
-        shown.option_strings = action.option_strings[:1]  # and not --max-steps beside --max_steps
-        return super()._format_action_invocation(shown)
 
 
 def configure_logging() -> None:

@@ -24,7 +24,12 @@ class InputError(ValueError):
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A command line whose complaints are one line and not the whole usage."""
+    """A command line without abbreviations, whose complaints are one line and not the whole usage, and whose help
+    keeps the lines of its description."""
+
+    def __init__(self, *args: Any, **options: Any):
+        options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False} | options
+        super().__init__(*args, **options)
 
     def error(self, message: str) -> None:
         raise InputError(f"{message}; --help lists the flags")

@@ -53,8 +53,7 @@ Run = tuple[str, str | None, int]  # task, learning rate as given, seed
 
 
 def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    parser = OneLineParser("python -m recipes.glue", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = OneLineParser("python -m recipes.glue", description=__doc__)
     parser.add_argument("--model_name_or_path", default=DEFAULT_MODEL, help="any encoder")
     parser.add_argument("--tasks", nargs="+", help=f"of {' '.join(TASKS)}; unset: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="one run each; unset: 1 2 3")

@@ -39,8 +39,7 @@ Input = tuple[str, dict[str, Any]]  # where it stands, and what it holds
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = errors.OneLineParser("python -m recipes.predict", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = errors.OneLineParser("python -m recipes.predict", description=__doc__)
     parser.add_argument("--model", required=True, help="folder of a finished run, or a model's name on the Hub")
     inputs, contexts = parser.add_mutually_exclusive_group(), parser.add_mutually_exclusive_group()
     inputs.add_argument("--text", nargs="+", help="one or more texts")

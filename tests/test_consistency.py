@@ -1,5 +1,6 @@
 """The four recipes are twins: one flow, and flags of one name that say and mean the same."""
 
+import argparse
 import ast
 import difflib
 import re
@@ -23,8 +24,8 @@ OWN_DEFAULTS |= {"per_device_train_batch_size", "per_device_eval_batch_size", "m
 
 def flags(name):
     """The flags of a recipe in the order of `--help`."""
-    parser = build_parser(RECIPES[name].Arguments, RECIPES[name].DEFAULTS, name)
-    return {action.dest: action for action in parser._actions if action.dest != "help"}
+    parser = build_parser(RECIPES[name].Arguments, RECIPES[name].DEFAULTS, name, shows_all=True)
+    return {action.dest: action for action in parser._actions if action.help != argparse.SUPPRESS}
 
 
 def test_flags_of_one_name_say_and_mean_the_same():

@@ -40,8 +40,7 @@ SAMPLE = 96  # rows that are timed
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = errors.OneLineParser("python -m recipes.tools.export", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = errors.OneLineParser("python -m recipes.tools.export", description=__doc__)
     parser.add_argument("--model", required=True, help="folder of a finished run")
     parser.add_argument("--file", help="rows with answers; unset: the run's test file, else its validation file")
     parser.add_argument("--tolerance", type=float, default=1.0, help="points of the score that int8 may lose")

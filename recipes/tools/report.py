@@ -4,7 +4,6 @@ python -m recipes.tools.report runs/ner         the page of a run, or of several
 python -m recipes.tools.report --index runs     the table, and the pages that are missing
 """
 
-import argparse
 import json
 import logging
 import re
@@ -293,8 +292,7 @@ def write_index(root: Path) -> Path:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = OneLineParser("python -m recipes.tools.report", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = OneLineParser("python -m recipes.tools.report", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="--output_dir of finished runs; with --index above them")
     parser.add_argument("--index", action="store_true", help="a table of all runs under the folder")
     args = parser.parse_args(argv)

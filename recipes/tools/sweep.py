@@ -44,8 +44,7 @@ class Run(NamedTuple):
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    parser = OneLineParser("python -m recipes.tools.sweep", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = OneLineParser("python -m recipes.tools.sweep", description=__doc__)
     parser.add_argument("recipe", help="ner, nli, qa, text_classification, or a copy of yours")
     parser.add_argument("--learning_rates", nargs="+", default=[None], help="unset: the recipe's, or --learning_rate")
     parser.add_argument("--epochs", nargs="+", default=[None], help="unset: the recipe's, or --num_train_epochs")
