@@ -61,13 +61,9 @@ def score(kind: str, references: Sequence, predictions: Sequence, **options: Any
 
     class Scores(evaluate.Metric):
         def _info(self) -> evaluate.MetricInfo:
-            function, citation, predicted, gold = KINDS[self.config_name]
-            return evaluate.MetricInfo(
-                description=function.__doc__,
-                citation=citation,
-                inputs_description="predictions and references: one each a row",
-                features=datasets.Features({"predictions": predicted, "references": gold}),
-            )
+            function, predicted, gold = KINDS[self.config_name]
+            features = datasets.Features({"predictions": predicted, "references": gold})
+            return evaluate.MetricInfo(description=function.__doc__, citation="", features=features)
 
         def _compute(self, predictions: Sequence, references: Sequence, **options: Any) -> dict[str, Any]:
             if not len(references):
@@ -80,9 +76,9 @@ def score(kind: str, references: Sequence, predictions: Sequence, **options: Any
 def entity_scores(references: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> dict:
     """Entity-level precision, recall and F1, overall (micro) and per type, and accuracy per word, each from 0 to 1.
 
-    The rule is that of the CoNLL-2003 scorer `conlleval`: an entity counts when its type and all its words are right,
-    and an I- that continues nothing starts an entity. seqeval computes it, in its default (lenient) mode; its strict
-    mode gives other figures on broken sequences.
+    The rule is that of the CoNLL-2003 scorer `conlleval` (Tjong Kim Sang and De Meulder 2003): an entity counts when
+    its type and all its words are right, and an I- that continues nothing starts an entity. seqeval computes it, in its
+    default (lenient) mode; its strict mode gives other figures on broken sequences.
 
     >>> scores = entity_scores([["B-PER", "I-PER", "O", "B-LOC"]], [["B-PER", "I-PER", "O", "O"]])
     >>> scores["precision"], scores["recall"], scores["types"]["PER"]["f1"], scores["types"]["LOC"]["support"]
@@ -91,11 +87,9 @@ def entity_scores(references: Sequence[Sequence[str]], predictions: Sequence[Seq
     Raises:
         ValueError: a prediction of another length than its reference.
     """
-    from seqeval.metrics import accuracy_score, classification_report
+    from seqeval.metrics import classification_report
 
-    for i, (predicted, gold) in enumerate(zip(predictions, references, strict=True)):
-        if len(predicted) != len(gold):
-            raise ValueError(f"sentence {i}: {len(predicted)} predicted tags for {len(gold)} words")
+    accuracy = word_accuracy(references, predictions)
     # zero_division=0 is conlleval's rule: no entity predicted is a precision of 0.
     if any(tag != "O" for tags in (*references, *predictions) for tag in tags):
         report = classification_report(references, predictions, output_dict=True, zero_division=0)
@@ -107,7 +101,7 @@ def entity_scores(references: Sequence[Sequence[str]], predictions: Sequence[Seq
         for name, row in report.items()
     }
     types = {name: row for name, row in scores.items() if not name.endswith(" avg")}
-    return {**scores["micro avg"], "accuracy": float(accuracy_score(references, predictions)), "types": types}
+    return {**scores["micro avg"], "accuracy": accuracy, "types": types}
 
 
 def word_accuracy(references: Iterable[Sequence[str]], predictions: Iterable[Sequence[str]]) -> float:
@@ -202,7 +196,8 @@ def default_metrics(label_list: Sequence[str] | None, several: bool = False) -> 
 def class_scores(
     references: Sequence[float], predictions: Sequence[float], labels: Sequence[int] | None = None
 ) -> dict:
-    """Accuracy, F1 and Matthews correlation of predicted class ids, as GLUE defines them, computed by scikit-learn.
+    """Accuracy, F1 and Matthews correlation of predicted class ids, as GLUE defines them (Wang et al. 2019, arXiv
+    1804.07461), computed by scikit-learn.
 
     `accuracy` (0 to 1); `f1` of the second class, with two classes only (MRPC and QQP score their positive class 1);
     `macro_f1`, the mean over classes; `matthews_correlation` (-1 to 1; CoLA's metric); and `classes`, precision,
@@ -213,12 +208,10 @@ def class_scores(
     (0.75, 0.6667, 0.5774)
 
     Raises:
-        ValueError: predictions that are no whole numbers.
+        ValueError: predictions that are not whole numbers.
     """
     from sklearn.metrics import accuracy_score, matthews_corrcoef
 
-    if any(value != int(value) for value in (*predictions, *references)):
-        raise ValueError("class ids must be whole numbers")
     ids = list(labels) if labels is not None else sorted({int(v) for v in (*references, *predictions)})
     classes = per_class(references, predictions, ids)
     scores = {
@@ -262,7 +255,8 @@ def label_set_scores(references: Sequence[Sequence[int]], predictions: Sequence[
 
 
 def number_scores(references: Sequence[float], predictions: Sequence[float]) -> dict[str, float]:
-    """Pearson and Spearman correlation of predicted scores (-1 to 1; STS-B's metrics), computed by scipy.
+    """Pearson and Spearman correlation of predicted scores (-1 to 1; STS-B's metrics, Wang et al. 2019), computed by
+    scipy.
 
     A model that predicts one score for every row has no correlation: both are nan then, and a warning says so.
 
@@ -390,7 +384,8 @@ def answer_scores(predicted: str, golds: Sequence[str], version_2: bool = False)
 def answers_scores(
     references: Sequence[Sequence[str]], predictions: Sequence[str], version_2: bool = False
 ) -> dict[str, float]:
-    """Exact match and F1 of extracted answers in percent, as the official scorers of SQuAD 1.1 and 2.0 give them.
+    """Exact match and F1 of extracted answers in percent, as the official scorers of SQuAD 1.1 and 2.0 give them
+    (Rajpurkar et al. 2016, arXiv 1606.05250; 2018, arXiv 1806.03822).
 
     A prediction is the answer's text, "" for no answer; a reference is the list of gold answers, empty for an
     unanswerable question. Under the rules of 2.0 also `HasAns_exact`, `HasAns_f1`, `NoAns_exact`, `NoAns_f1`.
@@ -502,23 +497,15 @@ def nearest_name(question: str, context: str) -> str:
     return " ".join(nearest[i] for i in next(runs, [-1]))
 
 
-# What an `evaluate.Metric` of each kind computes, the source of its rule, and what a row of it is.
-TAGS, NUMBER, TEXT = datasets.Sequence(datasets.Value("string")), datasets.Value("float64"), datasets.Value("string")
-GLUE = "Wang et al. 2019, https://openreview.net/forum?id=rJ4km2R5t7"
+# What an `evaluate.Metric` of each kind computes, and what a row of predictions and of references is.
+TEXT, NUMBER = datasets.Value("string"), datasets.Value("float64")
+TAGS, NUMBERS = datasets.List(TEXT), datasets.List(datasets.Value("int64"))
 KINDS = {
-    "entities": (
-        entity_scores,
-        "Tjong Kim Sang and De Meulder 2003, https://aclanthology.org/W03-0419; Nakayama 2018, seqeval",
-        *(TAGS, TAGS),
-    ),
-    "classes": (class_scores, GLUE, NUMBER, NUMBER),  # numbers, and checked: integers would cut fractions off silently
-    "label sets": (label_set_scores, GLUE, *(datasets.Sequence(datasets.Value("int64")),) * 2),
-    "numbers": (number_scores, GLUE, NUMBER, NUMBER),
-    "answers": (
-        answers_scores,
-        "Rajpurkar et al. 2016, arXiv 1606.05250; Rajpurkar et al. 2018, arXiv 1806.03822",
-        *(TEXT, datasets.List(TEXT)),
-    ),
+    "entities": (entity_scores, TAGS, TAGS),
+    "classes": (class_scores, NUMBER, NUMBER),  # not integers, which would cut fractions off silently
+    "label sets": (label_set_scores, NUMBERS, NUMBERS),
+    "numbers": (number_scores, NUMBER, NUMBER),
+    "answers": (answers_scores, TEXT, datasets.List(TEXT)),
 }
 
 
