@@ -66,6 +66,8 @@ class Run:
         callbacks: for the Trainer; they take possession of the folder when training begins, keep checkpoints complete
             and stop cleanly on a signal.
         is_replaced: the folder holds another run, or this one from its start, to be removed when this one begins.
+        since: from when on its time is still to be counted, in seconds since the epoch: the process's start, later the
+            end of training.
     """
 
     folder: Path
@@ -79,9 +81,7 @@ class Run:
     is_replaced: bool = False
     seen: dict[str, Any] | None = None  # the record that was in the folder when it was looked into
     lock: Any = None
-    began: float = dataclasses.field(default_factory=lambda: psutil.Process().create_time())
-    train_began: float | None = None
-    train_ended: float | None = None
+    since: float = dataclasses.field(default_factory=lambda: psutil.Process().create_time())
     logged_before: int = 0  # entries in the Trainer's log when training began
 
     def file(self, name: str, split: str) -> Path:
@@ -256,7 +256,7 @@ def finish_run(run: Run, trainer: Any, results: dict[str, float], facts: dict[st
         write_atomically(run.folder / "config.json", config.to_json_string())
     write_atomically(run.folder / RESULTS_FILE, json.dumps(results, indent=2, default=float))
     seconds = run.record.get("seconds", {})
-    took = time.time() - (run.train_ended or run.began)
+    took = time.time() - run.since
     if seconds:
         seconds["evaluation"] = round(seconds["evaluation"] + took, 1)
     seconds["total"] = round(sum(seconds.values()) or took, 1)
@@ -315,12 +315,13 @@ def push_to_hub(folder: Path, trainer: Any) -> None:
 def speed(run: Run, trainer: Any) -> dict[str, Any]:
     """Where the time until the end of training went, in seconds: set-up (from the start of the process), training, and
     evaluation within it; and useful tokens a second of the training, padding not counted."""
-    history = trainer.state.log_history[run.logged_before :]
-    evaluated = sum(row["eval_runtime"] for row in history if "eval_runtime" in row)
-    trained = run.train_ended - run.train_began - evaluated
+    history, now = trainer.state.log_history[run.logged_before :], time.time()
+    evaluated = sum(row.get("eval_runtime", 0.0) for row in history)
+    trained = history[-1]["train_runtime"] - evaluated
     tokens_per_second = round(trainer.useful_tokens / trained, 1)
     log.info("Training: %.0f useful tokens a second.", tokens_per_second)
-    seconds = {"set-up": run.train_began - run.began, "training": trained, "evaluation": evaluated}
+    seconds = {"set-up": now - run.since - trained - evaluated, "training": trained, "evaluation": evaluated}
+    run.since = now
     return {
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "useful_tokens_per_second": tokens_per_second,
@@ -420,17 +421,14 @@ def checkpoint_fault(checkpoint: Path) -> str | None:
 
 
 class TakeFolder(TrainerCallback):
-    """Takes the folder when training begins, and notes when it began and ended, in seconds since the epoch."""
+    """Takes the folder when training begins."""
 
     def __init__(self, run: Run):
         self.run = run
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.run.take()
-        self.run.train_began, self.run.logged_before = time.time(), len(state.log_history)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.run.train_ended = time.time()
+        self.run.logged_before = len(state.log_history)
 
 
 class CompleteCheckpoints(TrainerCallback):
