@@ -24,7 +24,6 @@ from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 from transformers import AutoConfig, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import seed_worker
 
 from common.errors import InputError, hub_errors, told_by_main_process
 from common.metrics import reported
@@ -80,12 +79,8 @@ def cpu_bf16_speedup() -> float:
     Measured on the machine, not read from a list: with AMX the ratio is about 5, with AVX512-BF16 alone some processors
     reach 3 and others 0.6. About 0.1 s.
     """
-    if hasattr(torch.cpu, "get_capabilities"):
-        capabilities = torch.cpu.get_capabilities()
-        known = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
-    else:
-        known = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    if not known:
+    capabilities = torch.cpu.get_capabilities()
+    if not any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")):
         return 0.0
     seconds = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -229,9 +224,6 @@ class RecipeTrainer(Trainer):
                 *(args.process_index, args.world_size, args.gradient_accumulation_steps),
             ),
             collate_fn=with_empty_batches(self.data_collator, dataset[0]),
-            worker_init_fn=functools.partial(
-                seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index
-            ),
             **options,
         )
         # Each process has its own batches already.

@@ -38,8 +38,6 @@ PRIVATE = {
     "_fingerprint": lambda model, args: numbered(1),
     "_actions": lambda model, args: HfArgumentParser(TrainingArguments),
     "_get_help_string": lambda model, args: argparse.ArgumentDefaultsHelpFormatter,
-    "_is_avx512_bf16_supported": lambda model, args: torch.cpu,  # where PyTorch has no get_capabilities
-    "_is_amx_tile_supported": lambda model, args: torch.cpu,
 }
 
 
