@@ -226,10 +226,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 def save_model(run: Run, trainer: Any) -> None:
     """Put the trained model in place, whole or not at all, before anything is scored: no fault there loses it."""
-    staging, args = run.folder / STAGING, trainer.args
-    push, args.push_to_hub = args.push_to_hub, False  # save_model would upload what lies in the folder now
-    trainer.save_model(str(staging))
-    args.push_to_hub = push
+    staging = run.folder / STAGING
+    trainer.save_model(str(staging), _internal_call=True)  # else it would upload what lies in the folder now
     if is_main_process():
         # A pickle that nothing here reads; run.json holds the same arguments as text.
         (staging / "training_args.bin").unlink(missing_ok=True)

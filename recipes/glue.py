@@ -174,7 +174,7 @@ def estimate(args: argparse.Namespace, passed_on: list[str]) -> str:
             probe = next(runner.run_jobs([runner.Job(task, line, Path(folder, "probe"))]))
             if probe.error:
                 raise InputError(f"{task}: {probe.error}")
-            record = json.loads(Path(folder, "probe", "run.json").read_text(encoding="utf-8"))
+            record = read_run(Path(folder, "probe"))
         validation = min(validation_rows(args, task), given.max_eval_samples)
         batch, epochs = record["total_batch_size"], float(record["identity"]["num_train_epochs"])
         steps = given.max_steps
