@@ -100,7 +100,7 @@ def tag_run(folder, rows=60):
 def answer_run(folder, rows=40, version_2=True):
     context = "The bridge was built in 1916. " + "It was long. " * 60 + f"{HOSTILE} In 1916 it fell."
     place = context.rindex("1916")
-    found, n_best, odds = [], {}, {}
+    found = []
     for i in range(rows):
         has_answer = not version_2 or i % 4 > 0
         gold = {"answers": ["1916"], "answer_starts": [place]} if has_answer else {"answers": [], "answer_starts": []}
@@ -109,10 +109,8 @@ def answer_run(folder, rows=40, version_2=True):
         )
         row = {"id": str(i), "question": f"{('When', 'Who')[i % 2]} was it, {i}?", "context": context} | gold
         found.append(row | {"predicted": given["text"], "probability": 0.9} | {k: given[k] for k in ("start", "end")})
-        n_best[str(i)], odds[str(i)] = [given, {"text": ""}], -1.0 if has_answer else -0.5
-    files = {"nbest_predictions": n_best, "null_odds": odds} if version_2 else {}
-    results = {"eval_exact_match": 50.0, "eval_f1": 50.0} | ({"eval_best_threshold": -0.75} if version_2 else {})
-    return save_run(folder, found, results, arguments={"metric_for_best_model": "f1"}, **files)
+    results = {"eval_exact_match": 50.0, "eval_f1": 50.0}
+    return save_run(folder, found, results, arguments={"metric_for_best_model": "f1"})
 
 
 RUNS = {"label": label_run, "score": score_run, "tag": tag_run, "answer": answer_run}
@@ -189,30 +187,7 @@ def test_scores_tags_and_answers(tmp_path):
     assert "trivial baseline 25.00 no answer" in text or "nearest name or number" in text
     assert '<mark class="gold">1916</mark>' in html and '<mark class="found">bridge</mark>' in html
     assert html.count('<mark class="gold">1916</mark>') <= blocks.SHOWN  # the one at answer_start, not the first
-    assert "F1 over the null threshold" in text and "best on validation, -0.75" in html
-    assert "null threshold" not in text_of(drawn(answer_run(tmp_path / "v1", version_2=False)))
-
-
-def test_the_null_threshold_peaks_where_it_was_tuned(tmp_path, monkeypatch):
-    """10 of 40 questions have no answer and the larger odds; 10 more are answered right."""
-    lines = {}
-
-    class Axes:
-        def plot(self, x, y, **kwargs):
-            lines["x"], lines["y"] = x, y
-
-        def __getattr__(self, name):
-            return lambda *args, **kwargs: None
-
-    monkeypatch.setattr(blocks, "chart", lambda draw, *args: draw(Axes()))
-    folder = answer_run(tmp_path / "run")
-    rows, start = report.read_rows(folder, "predictions.jsonl")
-    blocks.null_threshold(rows, folder, start, report.read_run(folder))
-    right = sum(row["answers"] == [row["predicted"]] for row in rows)
-    assert lines["y"][0] == 25.0  # no question is given an answer
-    assert max(lines["y"]) == pytest.approx(100 * (right + 10) / 40) and lines["y"][-1] == pytest.approx(
-        100 * right / 40
-    )
+    drawn(answer_run(tmp_path / "v1", version_2=False))
 
 
 def test_calibration_of_a_model_that_knows_its_chances():

@@ -1,7 +1,6 @@
 """What a report shows of a run: curves, matrices, tables and lists of examples, as blocks for the template."""
 
 import io
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -362,8 +361,8 @@ def tagged_parts(words: Sequence[str], tags: Sequence[str], types: Sequence[str]
     return parts
 
 
-def answer_blocks(rows: list[dict], folder: Path, start: str, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Scores by question word and by lengths, the null threshold, and the worst answers in their contexts."""
+def answer_blocks(rows: list[dict]) -> list[dict[str, Any]]:
+    """Scores by question word and by lengths, and the worst answers in their contexts."""
     version_2 = any(not row["answers"] for row in rows)
     scores = [metrics.answer_scores(row["predicted"], row["answers"], version_2) for row in rows]
     scores = 100 * pd.DataFrame(scores, columns=["EM", "F1"])
@@ -378,8 +377,6 @@ def answer_blocks(rows: list[dict], folder: Path, start: str, record: dict[str, 
         grouped("answer", pd.cut(lengths, [-1, *ANSWERS.values()], labels=[*ANSWERS]), scores),
         grouped("words of context", pd.cut(of_context, edges, labels=spans), scores),
     ]
-    if version_2 and (folder / f"{start}nbest_predictions.json").exists():
-        blocks.append(null_threshold(rows, folder, start, record))
     cases = []
     for row, (exact, f1) in zip(rows, scores.to_numpy(), strict=True):
         gold = " | ".join(dict.fromkeys(row["answers"])) or "no answer"
@@ -412,33 +409,6 @@ def answer_lines(row: dict[str, Any]) -> list[tuple]:
     parts = [("".join(context[i] for i in run), kind, "") for kind, run in groupby(range(first, last), mark)]
     before, after = [("… ", "", "")] * (first > 0), [(" …", "", "")] * (last < len(context))
     return [("", [(shortened(row["question"]), "", "")]), ("", [*before, *parts, *after])]
-
-
-def null_threshold(rows: list[dict], folder: Path, start: str, record: dict[str, Any]) -> dict[str, Any]:
-    """F1 over the threshold above which a question is given no answer (`common.metrics.best_threshold`)."""
-    n_best, odds = (
-        json.loads((folder / f"{start}{name}.json").read_text(encoding="utf-8"))
-        for name in ("nbest_predictions", "null_odds")
-    )
-    gains = []  # F1 of giving the best answer; where there is none, what giving one costs
-    for row in rows:
-        best = next((candidate["text"] for candidate in n_best[row["id"]] if candidate["text"]), "")
-        gains.append(metrics.answer_scores(best, row["answers"], True)[1] if row["answers"] else -1.0)
-    values = np.array([odds[row["id"]] for row in rows])
-    order = np.argsort(values, kind="stable")
-    unanswerable = sum(not row["answers"] for row in rows)
-    curve = 100 * (unanswerable + np.cumsum([0, *np.array(gains)[order]])) / len(rows)
-    tuned = record["results"].get("eval_best_threshold", 0.0)
-    low, high = np.quantile([*values, -1.0, 1.0, tuned], [0.002, 0.998])
-
-    def draw(axes: Any) -> None:
-        axes.plot([min(low, values.min()) - 1, *values[order]], curve, drawstyle="steps-post")
-        axes.axvline(0, color=INK, linestyle=":", linewidth=1, label="official, 0")
-        axes.axvline(tuned, color=B, linestyle="--", linewidth=1, label=f"best on validation, {tuned:.2f}")
-        axes.set(xlabel="threshold of the null odds", ylabel="F1", xlim=(low, high))
-        axes.legend()
-
-    return chart(draw, "F1 over the null threshold: a question whose null odds exceed it is given no answer.", 3.0)
 
 
 def data_blocks(record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -118,7 +118,7 @@ def page(folder: Path) -> dict[str, Any]:
     best = headline(record, split if rows else None)
     tiles, said = score_tiles(record, rows, split, *best) if best else ([], [])
     curves = blocks.learning_curves(history, best and best[0])
-    answers = answer_blocks(folder, record, rows, start, split)
+    answers = answer_blocks(folder, record, rows, split)
     return {
         "name": folder.name,
         "task": " ".join(filter(None, [recipe_of(record), record["arguments"].get("task_name")])),
@@ -166,12 +166,12 @@ def run_tiles(record: dict[str, Any]) -> list[tuple[str, str, str]]:
     return tiles + ([("useful tokens a second", f"{speed:,.0f}", "of training, without padding")] if speed else [])
 
 
-def answer_blocks(folder: Path, record: dict, rows: list[dict], start: str, split: str) -> list[dict[str, Any]]:
+def answer_blocks(folder: Path, record: dict, rows: list[dict], split: str) -> list[dict[str, Any]]:
     """Where the model errs, by the kind of its answers."""
     if not rows:
         return [blocks.say("No split with gold answers was evaluated, so there are no errors to show.")]
     if "answers" in rows[0]:
-        return blocks.answer_blocks(rows, folder, start, record)
+        return blocks.answer_blocks(rows)
     if isinstance(rows[0]["predicted"], float):
         return blocks.score_blocks(rows)
     validation = rows if split == "validation" else read_rows(folder, "validation_predictions.jsonl")[0]
