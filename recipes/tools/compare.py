@@ -151,7 +151,7 @@ def compare_runs(a: list[str], b: list[str]) -> tuple[list[list[Any]], list[str]
     if len(a) == len(b) == 1:
         said = [f"{len(rows)} rows, one seed each: what another seed would change is not in the intervals."]
         if name in ("accuracy", "exact_match"):  # shares of rows, for which there is an exact test
-            only_a, only_b, chance = mcnemar(scores_a[0][name].right, scores_b[0][name].right)
+            only_a, only_b, chance = mcnemar(*(score[name].columns[0] > 0 for score in (scores_a[0], scores_b[0])))
             said.append(f"Right in A alone: {only_a}, in B alone: {only_b}.")
             told_apart, difference = chance < 0.05, only_b - only_a
             percent = f"{100 * chance:.2g} %" if chance >= 1e-4 else "under 0.01 %"

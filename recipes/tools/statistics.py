@@ -25,12 +25,10 @@ class RowScore:
     Attributes:
         columns: arrays (rows,), a number per row, which the score is computed from.
         of: the score (...) of such columns (..., rows), resampled or not.
-        right: of each row whether it was answered right, None where there is no right or wrong.
     """
 
     columns: Columns
     of: Callable[[Columns], np.ndarray]
-    right: np.ndarray | None = None
 
     @property
     def value(self) -> float:
@@ -47,6 +45,11 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=np.asarray(below) != 0)
 
 
+def share_of_rows(right: Sequence) -> RowScore:
+    """The mean over rows of how far each is right: a share where each is right or wrong."""
+    return RowScore([np.asarray(right), np.ones(len(right))], of_sums(ratio))
+
+
 def label_row_scores(rows: Sequence[dict[str, Any]], label_list: Sequence[str], names: Sequence[str]) -> dict:
     """`RowScore`s of predicted classes: accuracy, f1 of the second class, macro_f1, matthews_correlation.
 
@@ -57,7 +60,7 @@ def label_row_scores(rows: Sequence[dict[str, Any]], label_list: Sequence[str], 
     """
     gold = np.array([label_list.index(row["label"]) for row in rows])
     predicted = np.array([label_list.index(row["predicted"]) for row in rows])
-    right, ones = gold == predicted, np.ones(len(rows))
+    right = gold == predicted
     # Of each class, whether a row is one (gold), is taken for one, and both.
     per_class = [column for i in range(len(label_list)) for column in (gold == i, predicted == i, right & (gold == i))]
 
@@ -73,10 +76,10 @@ def label_row_scores(rows: Sequence[dict[str, Any]], label_list: Sequence[str], 
         return ratio(covariance, np.sqrt(spread))
 
     known = {
-        "accuracy": RowScore([right, ones], of_sums(ratio), right),
-        "f1": RowScore(per_class, of_sums(lambda *sums: per_class_f1(*sums)[..., 1]), right),
-        "macro_f1": RowScore(per_class, of_sums(lambda *sums: per_class_f1(*sums).mean(-1)), right),
-        "matthews_correlation": RowScore(per_class, of_sums(matthews), right),
+        "accuracy": share_of_rows(right),
+        "f1": RowScore(per_class, of_sums(lambda *sums: per_class_f1(*sums)[..., 1])),
+        "macro_f1": RowScore(per_class, of_sums(lambda *sums: per_class_f1(*sums).mean(-1))),
+        "matthews_correlation": RowScore(per_class, of_sums(matthews)),
     }
     return {name: known[name] for name in names}
 
@@ -99,21 +102,18 @@ def number_row_scores(rows: Sequence[dict[str, Any]]) -> dict[str, RowScore]:
 
 
 def set_row_score(pairs: Sequence[tuple[Sequence, Sequence]]) -> RowScore:
-    """F1 over what each row holds, gold and predicted; a row is right when they are equal."""
+    """F1 over what each row holds, gold and predicted."""
     gold, predicted = ([set(pair[i]) for pair in pairs] for i in (0, 1))
     found = [2 * len(a & b) for a, b in zip(gold, predicted, strict=True)]
     both = [len(a) + len(b) for a, b in zip(gold, predicted, strict=True)]
-    return RowScore([np.array(found), np.array(both)], of_sums(ratio), np.array(gold) == np.array(predicted))
+    return RowScore([np.array(found), np.array(both)], of_sums(ratio))
 
 
 def answer_row_scores(rows: Sequence[dict[str, Any]]) -> dict[str, RowScore]:
     """Exact match and F1 in percent; rows have `answers` and `predicted`."""
     version_2 = any(not row["answers"] for row in rows)
     found = np.array([answer_scores(row["predicted"], row["answers"], version_2) for row in rows])
-    ones, right = np.ones(len(rows)), found[:, 0] == 1
-    return {
-        name: RowScore([100 * found[:, i], ones], of_sums(ratio), right) for i, name in enumerate(("exact_match", "f1"))
-    }
+    return {name: share_of_rows(100 * found[:, i]) for i, name in enumerate(("exact_match", "f1"))}
 
 
 def scores_of_rows(
@@ -128,14 +128,14 @@ def scores_of_rows(
     Raises:
         ValueError: a label that is not in the list, or not a number where scores are learned.
     """
-    if "ner_tags" in rows[0]:  # a sentence is right when all its tags are
+    if "ner_tags" in rows[0]:
         pairs = [(entities(row["ner_tags"]), entities(row["predicted"])) for row in rows]
         return {"f1": set_row_score(pairs)}
     if "answers" in rows[0]:
         return answer_row_scores(rows)
     if isinstance(rows[0]["predicted"], list):
-        score = set_row_score([(row["label"], row["predicted"]) for row in rows])
-        return {"micro_f1": score, "accuracy": RowScore([score.right, np.ones(len(rows))], of_sums(ratio), score.right)}
+        pairs = [({*row["label"]}, {*row["predicted"]}) for row in rows]
+        return {"micro_f1": set_row_score(pairs), "accuracy": share_of_rows([gold == found for gold, found in pairs])}
     if label_list is None or not isinstance(rows[0]["predicted"], str):
         return number_row_scores(rows)
     return label_row_scores(rows, label_list, names)
