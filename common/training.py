@@ -232,11 +232,12 @@ class RecipeTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         if "attention_mask" in inputs:
             self.useful_tokens += inputs["attention_mask"].sum()  # on the device, and read at the end
-        with self.explained(inputs, "--per_device_train_batch_size", self.args.gradient_accumulation_steps):
+        remedy = "halve --per_device_train_batch_size and double --gradient_accumulation_steps (the same total batch)"
+        with self.explained(remedy):
             return super().training_step(model, inputs, *args, **kwargs)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        with self.explained(inputs, "--per_device_eval_batch_size"):
+        with self.explained("halve --per_device_eval_batch_size"):
             return super().prediction_step(model, inputs, *args, **kwargs)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -247,7 +248,7 @@ class RecipeTrainer(Trainer):
         return sum(value.float().sum() for value in outputs.values() if isinstance(value, torch.Tensor)) * 0.0
 
     @contextlib.contextmanager
-    def explained(self, inputs: dict[str, Any], flag: str, steps: int = 0) -> Iterator[None]:
+    def explained(self, remedy: str) -> Iterator[None]:
         """Exhausted memory, upstream a traceback of the allocator, as one line that says what helps."""
         try:
             yield
@@ -255,15 +256,7 @@ class RecipeTrainer(Trainer):
             exhausted = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
             if not exhausted or self.args.auto_find_batch_size:
                 raise
-            rows, length = inputs["input_ids"].shape
-            size = getattr(self.args, flag.removeprefix("--"))
-            remedy = "a shorter --max_seq_length"
-            if size > 1:
-                accumulation = f" --gradient_accumulation_steps {2 * steps} (the same effective batch)" if steps else ""
-                remedy = f"{flag} {size // 2}{accumulation}, or {remedy}"
-            raise InputError(
-                f"out of memory with {rows} rows of {length} tokens on {self.args.device}; {remedy}"
-            ) from None
+            raise InputError(f"out of memory; {remedy}, or take a shorter --max_seq_length") from None
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The stock evaluation draws a random number, so that training after it depends on how often one evaluates,
