@@ -79,8 +79,8 @@ def cpu_bf16_speedup() -> float:
     Measured on the machine, not read from a list: with AMX the ratio is about 5, with AVX512-BF16 alone some processors
     reach 3 and others 0.6. About 0.1 s.
     """
-    capabilities = torch.cpu.get_capabilities()
-    if not any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")):
+    has = getattr(torch.cpu, "get_capabilities", dict)()  # an older PyTorch says nothing and is measured
+    if has and not any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")):
         return 0.0
     seconds = []
     for dtype in (torch.float32, torch.bfloat16):
