@@ -66,10 +66,6 @@ def same_files(folder, other):
     )
 
 
-def interrupt(step, number, flags):
-    return process("-m", "tests.kill_at_step", step, int(number), "ner", *flags.split())
-
-
 def test_the_same_seed_gives_the_same_result_and_another_one_another(flags, whole, tmp_path):
     folder, results = whole
     assert run(ner, flags, output_dir=tmp_path / "b") == results and same_files(tmp_path / "b", folder)
@@ -207,7 +203,7 @@ def test_a_run_is_not_replaced_by_one_that_starts_from_its_model(flags, finished
 def test_killed_in_the_second_epoch_and_resumed_is_bit_for_bit_the_same(flags, whole, tmp_path, number, code):
     folder = tmp_path / "run"
     command = f"{flags} --bf16 false --disable_tqdm true --output_dir {folder}"
-    stopped = interrupt(13, number, command)
+    stopped = process("-m", "tests.kill_at_step", 13, int(number), "ner", *command.split())
     assert stopped.returncode == code, stopped.stderr
     checkpoints = {path.name for path in folder.glob("checkpoint-*")}
     assert checkpoints == ({"checkpoint-5", "checkpoint-10"} if code == -9 else {"checkpoint-10", "checkpoint-13"})

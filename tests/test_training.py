@@ -27,6 +27,7 @@ from common.training import (
     SharedBatches,
     choose_precision,
     cross_entropy_loss,
+    label_loss,
     with_empty_batches,
 )
 from recipes import ner
@@ -91,6 +92,8 @@ def test_the_loss_by_hand():
     weighted = cross_entropy_loss(torch.tensor([1.0, 3.0]))({"logits": logits}, labels)
     assert weighted.item() == pytest.approx((each[0] + 3 * each[1]) / 2)
     assert cross_entropy_loss()({"logits": logits}, torch.tensor([[-100, -100]])).item() == 0
+    scores, gold = {"logits": torch.tensor([[2.0], [0.0]])}, torch.tensor([1.0, 3.0])
+    assert [label_loss(None, None, 0.0)(scores, gold, count).item() for count in (None, 4)] == [5.0, 2.5]
 
 
 class Asked:
