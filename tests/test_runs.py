@@ -10,30 +10,8 @@ from datasets import Dataset
 
 from common import training
 from common.errors import InputError
-from common.runs import CompleteCheckpoints
 from recipes import ner, nli, qa, text_classification
 from tests.conftest import ENDINGS, SAMPLES, process, read_json, run, write
-
-
-class Killed(BaseException):
-    pass
-
-
-@pytest.fixture
-def kill(monkeypatch):
-    """A function that runs a recipe and stops it at the end of a step, as a kill would: nothing more is written."""
-
-    def run_until(step, recipe, *flags, **values):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == step:
-                raise Killed
-
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(CompleteCheckpoints, "on_step_end", on_step_end)
-            run(recipe, *flags, **values)
-        gc.collect()  # the operating system lets go of a killed process's lock
-
-    return run_until
 
 
 @pytest.fixture(scope="module")
