@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +17,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 
 from common.arguments import build_parser
 from common.errors import InputError
-from common.training import RecipeTrainer, load_model
+from common.packing import pack
+from common.training import RecipeTrainer
 from recipes import predict, text_classification
 from recipes.tools import report
 from tests import conftest
@@ -63,33 +63,24 @@ def test_a_copy_is_a_target_of_make_at_once_and_an_edited_one_another_run(tiny_b
 
 @pytest.mark.parametrize("wide", [False, True])
 def test_a_copied_recipe_may_have_an_ordinary_loss(wide, tmp_path, tiny_bert_without_dropout):
-    """A plain mean, which ignores `num_items_in_batch`; and 28 labels a row in a batch of 28 positions."""
+    """A plain mean, in a step of four parts; and 28 labels a row in a batch of 28 positions."""
     lengths, labels = [28, 3, 25, 4, 5, 28, 3, 6], 28 if wide else 2
     generator = torch.Generator().manual_seed(0)
     ids = [torch.randint(5, 60, (length,), generator=generator).tolist() for length in lengths]
     gold = torch.rand(8, 28, generator=generator).round() if wide else torch.arange(8) % 2
-    rows = {"input_ids": ids, "attention_mask": [[1] * n for n in lengths], "labels": gold.tolist()}
     mean_loss = torch.nn.functional.binary_cross_entropy_with_logits if wide else torch.nn.functional.cross_entropy
-    args = SimpleNamespace(model_name_or_path=tiny_bert_without_dropout, attn_implementation=None, packing=None)
-    machine = SimpleNamespace(device=torch.device("cpu"), torch_compile=False, do_train=True)
-    torch.manual_seed(0)
-    model_class = AutoModelForSequenceClassification
-    model = load_model(model_class, tiny_bert_without_dropout, args, machine, num_labels=labels)
-    assert model.config._attn_implementation == "packed"
-    plain = copy.deepcopy(model.state_dict())
+    stock = AutoModelForSequenceClassification.from_pretrained(tiny_bert_without_dropout, num_labels=labels).train()
+    model = copy.deepcopy(stock)
+    assert pack(model)
     collator = DataCollatorWithPadding(AutoTokenizer.from_pretrained(tiny_bert_without_dropout))
-
-    def loss_of(outputs, labels, num_items_in_batch=None):
-        return mean_loss(outputs["logits"], labels)
-
-    options = {"data_collator": collator, "compute_loss_func": loss_of}
-    flags = dict(per_device_train_batch_size=8, max_steps=1, logging_steps=1, max_grad_norm=1e9)
-    trainer = build(RecipeTrainer, tmp_path, model, Dataset.from_dict(rows), options, **flags)
+    options = {"data_collator": collator}
+    options["compute_loss_func"] = lambda outputs, labels: mean_loss(outputs["logits"], labels)
+    flags = dict(per_device_train_batch_size=2, gradient_accumulation_steps=4, max_steps=1, logging_steps=1)
+    rows = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * n for n in lengths], "labels": gold.tolist()})
+    trainer = build(RecipeTrainer, tmp_path, model, rows, options, **flags, max_grad_norm=1e9)
     trainer.train()
     logged = trainer.state.log_history[0]
 
-    stock = model_class.from_pretrained(tiny_bert_without_dropout, num_labels=labels).train()
-    stock.load_state_dict(plain)
     loss = mean_loss(stock(**collator([{"input_ids": i, "attention_mask": [1] * len(i)} for i in ids])).logits, gold)
     loss.backward()
     norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in stock.parameters()])

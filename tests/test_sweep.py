@@ -50,7 +50,8 @@ def test_two_jobs_run_at_once_and_each_is_told_as_it_ends(tmp_path, monkeypatch,
     assert jobs[2].log.read_text() == "error: no such file\n" * 2  # the log of the first try stays
 
 
-def test_a_stop_reaches_every_run_once_and_is_waited_for(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_reaches_every_run_once_and_is_waited_for(tmp_path, number):
     """The runs end their steps and save; the benchmark ends after them, and starts no other."""
     code = f"""if True:
     import sys
@@ -61,8 +62,8 @@ def test_a_stop_reaches_every_run_once_and_is_waited_for(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
     while not ((tmp_path / "a").exists() and (tmp_path / "b").exists()):
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 128 + signal.SIGINT
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 128 + number
     assert (tmp_path / "a" / "saved").exists() and (tmp_path / "b" / "saved").exists()
     assert not (tmp_path / "c").exists()
 
