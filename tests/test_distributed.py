@@ -204,7 +204,7 @@ def test_a_batch_that_does_not_divide_is_refused_with_what_does(flags, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", [1, 2, 3, 9])
+@pytest.mark.parametrize("rows", [1, 9])
 def test_every_row_is_scored_once_whatever_their_number(flags, tmp_path, rows):
     """Of 9 rows in batches of 4 on two processes the second batch is of one row."""
     some = [*flags["text_classification"], "--max_steps", 1, "--max_eval_samples", rows]
