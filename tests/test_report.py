@@ -64,14 +64,12 @@ def label_run(folder, rows=200, labels=("no", "yes"), text="text"):
     """Every fifth row is wrong, ever more confidently."""
     found = []
     for i in range(rows):
-        gold = labels[i % len(labels)]
-        predicted = labels[(i + 1) % len(labels)] if i % 5 == 0 else gold
-        found.append(
-            {"text": f"{text} {i}", "label": gold, "predicted": predicted, "probability": 0.5 + 0.5 * i / rows}
-        )
-    counts = dict.fromkeys(labels, rows // len(labels))
-    train = {"rows": rows, "classes": counts, "lengths": {"0": rows - 2, "16": 2}, "cut": 2, "windowed": 0}
-    validation = {"rows": rows, "classes": counts, "in_train": 7, "lengths": {"0": rows}, "cut": 0, "windowed": 0}
+        gold, other = labels[i % len(labels)], labels[(i + 1) % len(labels)]
+        row = {"text": f"{text} {i}", "label": gold, "predicted": gold if i % 5 else other}
+        found.append(row | {"probability": 0.5 + 0.5 * i / rows})
+    facts = {"rows": rows, "classes": dict.fromkeys(labels, rows // len(labels)), "windowed": 0}
+    train = facts | {"lengths": {"0": rows - 2, "16": 2}, "cut": 2}
+    validation = facts | {"lengths": {"0": rows}, "cut": 0, "in_train": 7}
     data = {"max_seq_length": 16, "labels": list(labels), "splits": {"train": train, "validation": validation}}
     history = curve([2, 1.5, 1, 0.7, 0.5, 0.4], [1.5, 1.0, 1.4], [0.6, 0.8, 0.79])
     return save_run(folder, found, {"eval_accuracy": 0.8, "eval_loss": 1.4}, data, history)
@@ -84,7 +82,7 @@ def score_run(folder, rows=200):
         for i, x in enumerate(gold)
     ]
     pearson = float(np.corrcoef([float(row["label"]) for row in found], [row["predicted"] for row in found])[0, 1])
-    data = {"max_seq_length": 16, "labels": None, "splits": {"train": {"rows": 9, "classes": {}}}}
+    data = {"splits": {"train": {"rows": 9, "classes": {}}}}
     return save_run(folder, found, {"eval_pearson": pearson, "eval_loss": 0.1}, data)
 
 
@@ -94,24 +92,21 @@ def tag_run(folder, rows=60):
     wrong = ["O", "B-PER", "B-PER", "O", "O", "B-ORG", "O"]  # missed, invented, wrong boundary, wrong type
     sure = {"probabilities": [0.9] * len(words)}
     found = [{"tokens": words, "ner_tags": gold, "predicted": wrong if i % 2 else gold} | sure for i in range(rows)]
-    splits = {"test": {"rows": rows, "classes": {"PER": 2 * rows, "LOC": rows}, "lookup_f1": 0.25}}
-    return save_run(
-        folder, found, {"test_f1": 0.5, "test_loss": 1.0}, {"max_seq_length": 16, "labels": None, "splits": splits}
-    )
+    data = {"splits": {"test": {"rows": rows, "classes": {"PER": 2 * rows, "LOC": rows}, "lookup_f1": 0.25}}}
+    return save_run(folder, found, {"test_f1": 0.5, "test_loss": 1.0}, data)
 
 
 def answer_run(folder, rows=40, version_2=True):
     context = "The bridge was built in 1916. " + "It was long. " * 60 + f"{HOSTILE} In 1916 it fell."
     place = context.rindex("1916")
+    right = {"text": "1916", "start": place, "end": place + 4}
+    wrong = {"text": "bridge", "start": 4, "end": 10}
     found, n_best, odds = [], {}, {}
     for i in range(rows):
-        has_answer = not version_2 or i % 4 > 0
-        gold = {"answers": ["1916"], "answer_starts": [place]} if has_answer else {"answers": [], "answer_starts": []}
-        given = (
-            {"text": "bridge", "start": 4, "end": 10} if i % 2 else {"text": "1916", "start": place, "end": place + 4}
-        )
-        row = {"id": str(i), "question": f"{('When', 'Who')[i % 2]} was it, {i}?", "context": context} | gold
-        found.append(row | {"predicted": given["text"], "probability": 0.9} | {k: given[k] for k in ("start", "end")})
+        has_answer, given = not version_2 or i % 4 > 0, (right, wrong)[i % 2]
+        row = {"id": str(i), "question": f"{('When', 'Who')[i % 2]} was it, {i}?", "context": context}
+        row |= {"answers": ["1916"] * has_answer, "answer_starts": [place] * has_answer, "probability": 0.9}
+        found.append(row | given | {"predicted": given["text"]})
         n_best[str(i)], odds[str(i)] = [given, {"text": ""}], -1.0 if has_answer else -0.5
     files = {"nbest_predictions": n_best, "null_odds": odds} if version_2 else {}
     results = {"eval_exact_match": 50.0, "eval_f1": 50.0} | ({"eval_best_threshold": -0.75} if version_2 else {})
