@@ -1,7 +1,6 @@
 """Tiny models and small files, made anew for the tests; no network, no cache of the user's."""
 
 import functools
-import gc
 import json
 import os
 import subprocess
@@ -204,26 +203,3 @@ def ner_line(tiny_bert, small_files) -> str:
 @pytest.fixture
 def ner_flags(ner_line, tmp_path) -> list[str]:
     return flags_of("--bf16 false --disable_tqdm true", ner_line, output_dir=tmp_path / "run")
-
-
-class Killed(BaseException):
-    pass
-
-
-@pytest.fixture
-def kill(monkeypatch):
-    """A function that runs a recipe and stops it at the end of a step, as a kill would: nothing more is written."""
-
-    from common.runs import CompleteCheckpoints
-
-    def run_until(step, recipe, *flags, **values):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == step:
-                raise Killed
-
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(CompleteCheckpoints, "on_step_end", on_step_end)
-            run(recipe, *flags, **values)
-        gc.collect()  # the operating system lets go of a killed process's lock
-
-    return run_until

@@ -126,11 +126,9 @@ def test_the_examples_are_all_here_and_leave_clean_files(patched, tmp_path):
     assert done.returncode == 0, done.stdout
 
 
-FIXED = "--per_device_train_batch_size 8 --learning_rate 3e-3 --eval_strategy no"
-
-
 def run(module, *flags, **values):
-    return conftest.run(module, FIXED, *flags, **values)
+    fixed = "--per_device_train_batch_size 8 --learning_rate 3e-3 --eval_strategy no"
+    return conftest.run(module, fixed, *flags, **values)
 
 
 def predictions(folder):
@@ -283,7 +281,7 @@ def titled(count, seed):
     return "\n".join(["title,body,label", *rows]) + "\n"
 
 
-def test_a_copy_with_two_texts_and_a_head_a_loss_and_a_metric_of_its_own(mine, tmp_path, capsys, monkeypatch, kill):
+def test_a_copy_with_two_texts_and_a_head_a_loss_and_a_metric_of_its_own(mine, tmp_path, capsys, monkeypatch):
     train, held_out = (write(tmp_path / f"{n}.csv", titled(n, i)) for i, n in enumerate((160, 60)))
     folder = tmp_path / "my run"
     model = save_tiny_bert(tmp_path / "model", ["awful kind the order was late fine"], dropout=0.0)
@@ -306,11 +304,6 @@ def test_a_copy_with_two_texts_and_a_head_a_loss_and_a_metric_of_its_own(mine, t
     assert results["eval_accuracy"] > 0.9
     record = read_json(folder / "run.json")
     assert record["results"] == results and record["seconds"]["training"] > 0
-
-    # Killed in the third epoch and repeated: as if nothing had happened.
-    saving = f"{flags} --save_strategy epoch --output_dir {tmp_path}/killed"
-    kill(50, mine, FIXED, saving)
-    assert run(mine, saving) == results and "Resuming from" in capsys.readouterr().out
 
     # The loss of validation is the recipe's own, of logits before the temperature.
     rows = predictions(folder)

@@ -10,8 +10,30 @@ from datasets import Dataset
 
 from common import training
 from common.errors import InputError
+from common.runs import CompleteCheckpoints
 from recipes import ner, nli, qa, text_classification
 from tests.conftest import ENDINGS, SAMPLES, process, read_json, run, write
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def kill(monkeypatch):
+    """A function that runs a recipe and stops it at the end of a step, as a kill would: nothing more is written."""
+
+    def run_until(step, recipe, *flags, **values):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == step:
+                raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(CompleteCheckpoints, "on_step_end", on_step_end)
+            run(recipe, *flags, **values)
+        gc.collect()  # the operating system lets go of a killed process's lock
+
+    return run_until
 
 
 @pytest.fixture(scope="module")
@@ -190,17 +212,23 @@ def test_killed_in_the_second_epoch_and_resumed_is_bit_for_bit_the_same(flags, w
     assert (folder / "predictions.conll").read_text() == (whole[0] / "predictions.conll").read_text()
 
 
-@pytest.mark.parametrize("recipe", [nli, qa])
-def test_the_other_recipes_resume_as_well(recipe, tiny_bert, tmp_path, kill):
-    """A copy of text_classification does in tests/test_copying.py."""
+@pytest.mark.parametrize("recipe", [text_classification, nli, ner, qa])
+def test_every_recipe_goes_on_where_it_was_killed(recipe, tiny_bert, tmp_path, kill, monkeypatch):
+    """And does not begin again, which would end in the same files."""
     name = recipe.__name__.removeprefix("recipes.")
     data = SAMPLES / name / f"validation.{ENDINGS[name]}"
     flags = f"--model_name_or_path {tiny_bert} --train_file {data} --validation_file {data} --max_train_samples 16 "
     flags += "--max_eval_samples 8 --per_device_train_batch_size 8 --max_steps 6 --save_strategy steps --save_steps 2"
     results = run(recipe, flags, output_dir=tmp_path / "whole")
     kill(5, recipe, flags, output_dir=tmp_path / "run")
+    steps = []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        steps.append(state.global_step)
+
+    monkeypatch.setattr(CompleteCheckpoints, "on_step_begin", on_step_begin)
     assert run(recipe, flags, output_dir=tmp_path / "run") == results
-    assert same_files(tmp_path / "run", tmp_path / "whole")
+    assert steps == [4, 5] and same_files(tmp_path / "run", tmp_path / "whole")
 
 
 def test_evaluations_leave_training_as_it_is(ner_line, whole, tmp_path, kill):
