@@ -11,10 +11,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, Value
 from scipy.special import expit, logit
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
+from common import data
 from common.arguments import build_parser
 from common.errors import InputError
 from common.packing import pack
@@ -352,33 +353,12 @@ def test_help_of_a_copy_names_the_copy(mine, capsys):
 
 def test_an_edit_of_a_copy_is_never_answered_with_the_features_of_before(tmp_path, tiny_bert):
     """Neither of the function that reads rows nor of the one that tokenizes, where these stand in the copy."""
-    own = (ROOT / "recipes" / "text_classification.py").read_text(encoding="utf-8")
-    own = own.replace("(sources, texts.labelled_texts,", "(sources, rows,")
-    own = own.replace("dataset, texts.tokenize_texts,", "dataset, inputs,")
-    own += """
-
-def rows(source, **options):
-    for row in texts.labelled_texts(source, **options):
-        yield row
-
-
-def inputs(batch, indices, **options):
-    return texts.tokenize_texts(batch, indices, **options)
-"""
-    edits = {"none": ("yield row", "yield row"), "rows": ("yield row", 'yield row | {"text": row["text"] + " more"}')}
-    edits["inputs"] = (
-        "tokenize_texts(batch, indices, **options)",
-        "tokenize_texts(batch, indices, **options | {'max_length': 4})",
-    )
-    rows = "".join(f"the boat {i},{'ab'[i % 2]}\n" for i in range(20))
-    train = write(tmp_path / "train.csv", f"text,label\n{rows}")
-    facts = {}
-    for name, (old, new) in edits.items():
-        assert old in own
-        write(tmp_path / "edited.py", own.replace(old, new))
+    tokenizer, read = AutoTokenizer.from_pretrained(tiny_bert), []
+    source = conftest.source_of(write(tmp_path / "a.csv", "text\nfine\n"))
+    for row, more in (("one", "+"), ("three", "+"), ("three", "++")):
+        code = f"def rows(source):\n    yield {{'text': '{row}'}}\n\n\ndef inputs(batch, indices, tokenizer):\n"
+        write(tmp_path / "edited.py", code + f"    return {{'read': [text + '{more}' for text in batch['text']]}}\n")
         module = load(tmp_path / "edited.py")
-        flags = f"--train_file {train} --model_name_or_path {tiny_bert} --max_steps 1"
-        run(module, flags, output_dir=tmp_path / name)
-        facts[name] = read_json(tmp_path / name / "run.json")["data"]["splits"]["train"]
-    assert facts["rows"]["pieces"] > facts["none"]["pieces"]
-    assert facts["inputs"]["cut"] == facts["none"]["rows"] and facts["none"]["cut"] == 0
+        dataset = data.build_dataset(source, module.rows, Features(text=Value("string")))
+        read += data.map_cached(dataset, module.inputs, tokenizer, "")["read"][:]
+    assert read == ["one+", "three+", "three++"]
