@@ -63,7 +63,7 @@ CASES = {
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647"}  # as the Makefile sets them
 
 
-def arms(case: Case, full: bool) -> dict[str, dict[str, Any]]:
+def arms(case: Case, only_defaults: bool) -> dict[str, dict[str, Any]]:
     """What each arm changes: flags, what rows are padded to, and whether freed memory is kept."""
     import torch
 
@@ -73,24 +73,15 @@ def arms(case: Case, full: bool) -> dict[str, dict[str, Any]]:
     stock = f"--bf16 false --fp16 false --packing false --attn_implementation {'eager' if gpu else 'sdpa'} "
     stock += "--cpu_tuning false --per_device_eval_batch_size 8 --logging_nan_inf_filter true" + " --tf32 false" * gpu
     found: dict[str, dict[str, Any]] = {"A": {}, "B": {"flags": stock, "pad": case.padded_to, "env": {}}}
-    if full:
+    if only_defaults:
         return found
-    if gpu or cpu_bf16_speedup() > 1.5:
-        found["A, fp32"] = {"flags": "--bf16 false --fp16 false"}
+    if gpu:
+        return found | {"A, packed": {"flags": "--packing true"}, "A, compiled": {"flags": "--torch_compile true"}}
+    if cpu_bf16_speedup() > 1.5:
+        found["A, fp32"] = {"flags": "--bf16 false"}
     found["A, padded to the longest"] = {"flags": "--packing false"}
-    if not gpu:
-        found["A, attention in one part"] = {"one_part": True}
-        found["A, no CPU tuning"] = {"flags": "--cpu_tuning false"}
-        found["A, memory returned"] = {"env": {}}
-    return found | {"A again": {}, "B again": found["B"]}
-
-
-def gpu_arms(case: Case) -> dict[str, dict[str, Any]]:
-    """BERT-base at batch 32: the defaults, the example scripts' settings, and the defaults packed and compiled."""
-    batch = "--per_device_train_batch_size 32"
-    found = {name: {**arm, "flags": f"{arm.get('flags', '')} {batch}"} for name, arm in arms(case, full=True).items()}
-    found["A, packed"] = {"flags": f"{batch} --packing true"}
-    return found | {"A, compiled": {"flags": f"{batch} --torch_compile true"}}
+    found["A, no CPU tuning"] = {"flags": "--cpu_tuning false"}
+    return found | {"A, memory returned": {"env": {}}, "A again": {}, "B again": found["B"]}
 
 
 def run_arm(name: str, recipe: str, arm: dict[str, Any], folder: Path, data: Path, model: str, length: str) -> dict:
@@ -98,8 +89,7 @@ def run_arm(name: str, recipe: str, arm: dict[str, Any], folder: Path, data: Pat
     case = CASES[recipe]
     is_real, (train, held_out) = case.paths(data)
     flags = "--learning_rate 2e-4" + (f" --task_name {case.task}" if is_real and case.task else "")
-    command = [sys.executable, "-m", "tests.bench", "--worker", recipe, "--pad", str(arm.get("pad") or 0)]
-    command += [*["--one_part"] * arm.get("one_part", False), "--"]
+    command = [sys.executable, "-m", "tests.bench", "--worker", recipe, "--pad", str(arm.get("pad") or 0), "--"]
     command += f"--model_name_or_path {model} --train_file {train} --validation_file {held_out} {flags}".split()
     command += f"{length} --save_strategy no --eval_strategy no {arm.get('flags', '')}".split()
     command += ["--output_dir", str(folder), "--disable_tqdm", "true"]
@@ -125,13 +115,11 @@ def run_arm(name: str, recipe: str, arm: dict[str, Any], folder: Path, data: Pat
     }
 
 
-def worker(recipe: str, pad: int, one_part: bool, flags: list[str]) -> None:
-    """Run a recipe, with every row padded to `pad` or with attention in one part; no recipe has a flag for these."""
-    from common import packing, training
+def worker(recipe: str, pad: int, flags: list[str]) -> None:
+    """Run a recipe, with every row padded to `pad`, for which no recipe has a flag."""
+    from common import training
 
     module = importlib.import_module(f"recipes.{recipe}")
-    if one_part:
-        packing.PART_COST = float("inf")
     if pad:
         collator = module.DataCollatorWithPadding
         module.DataCollatorWithPadding = lambda tokenizer, **_: collator(tokenizer, pad_to_multiple_of=pad)
@@ -146,8 +134,8 @@ def limited_tokenizer(load: Any, pad: int, *args: Any, **kwargs: Any) -> Any:
     return tokenizer
 
 
-def bert_base(tokenizer_from: str) -> tuple[str, float]:
-    """A BERT-base with random weights, which serves for speed: its folder, and its parameters beside the embeddings."""
+def bert_base(tokenizer_from: str) -> str:
+    """The folder of a BERT-base with random weights, which serves for speed."""
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     folder = ROOT / OUTPUT / "bert-base"
@@ -156,22 +144,7 @@ def bert_base(tokenizer_from: str) -> tuple[str, float]:
     tokenizer.model_max_length = model.config.max_position_embeddings
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return str(folder), sum(p.numel() for name, p in model.named_parameters() if "embeddings" not in name)
-
-
-def matrix_rate() -> float:
-    """Floating point operations a second of the device in products of 8192 x 8192 bf16 matrices."""
-    import torch
-
-    x = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
-    for _ in range(3):
-        x @ x
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(20):
-        x @ x
-    torch.cuda.synchronize()
-    return 20 * 2 * 8192**3 / (time.perf_counter() - start)
+    return str(folder)
 
 
 def processor() -> str:
@@ -182,18 +155,13 @@ def processor() -> str:
     return f"{names[0].split(': ')[1] if names else platform.machine()} (bf16 {cpu_bf16_speedup():.1f} times fp32)"
 
 
-def summary(rows: list[dict[str, Any]], flops: tuple[float, float] | None = None) -> str:
-    """The table in Markdown: per recipe and arm, the mean over its repetitions, and B's figure over the arm's.
-
-    Args:
-        flops: of the model for a token trained on, and of the device in a second, where the share is wanted.
-    """
+def summary(rows: list[dict[str, Any]]) -> str:
+    """The table in Markdown: per recipe and arm, the mean over its repetitions, and B's figure over the arm's."""
     lines = [
         f"Measured on {processor()}, {os.cpu_count()} cores; {time.strftime('%Y-%m-%d')}.",
         "",
-        "| recipe, data | arm | seconds, all | B / arm | useful tokens a second | arm / B | precision | score |"
-        + " model FLOP use |" * bool(flops),
-        "|---|---|---|---|---|---|---|---|" + "---|" * bool(flops),
+        "| recipe, data | arm | seconds, all | B / arm | useful tokens a second | arm / B | precision | score |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for recipe in dict.fromkeys(row["recipe"] for row in rows):
         of_recipe = [row for row in rows if row["recipe"] == recipe]
@@ -208,7 +176,6 @@ def summary(rows: list[dict[str, Any]], flops: tuple[float, float] | None = None
                 f"| {recipe}, {row['data']} | {arm} | {seconds:.0f} | {mean('B', 'end to end') / seconds:.2f} | "
                 f"{tokens:.0f} | {tokens / mean('B', 'useful tokens per second'):.2f} | "
                 f"{row['precision']} | {row['score']:.4f} |"
-                + (f" {flops[0] * tokens / flops[1]:.1%} |" if flops else "")
             )
     return "\n".join(lines)
 
@@ -226,33 +193,27 @@ def main() -> None:
     )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--pad", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--one_part", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("flags", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        worker(args.worker, args.pad, args.one_part, args.flags)
+        worker(args.worker, args.pad, args.flags)
         return
     rows: list[dict[str, Any]] = []
     (ROOT / OUTPUT).mkdir(parents=True, exist_ok=True)
-    model, flops = args.model, None
-    if args.gpu:
-        model, parameters = bert_base(args.model)
-        flops = 6 * parameters, matrix_rate()
+    model = bert_base(args.model) if args.gpu else args.model
     for recipe in args.recipes:
         case = CASES[recipe]
+        length = f"--max_steps {case.steps} --max_train_samples 2000 --max_eval_samples 100"
         if args.gpu:
-            chosen, length = gpu_arms(case), "--max_steps 200 --max_train_samples 20000 --max_eval_samples 100"
-        else:
-            chosen = arms(case, args.full)
-            length = f"--max_steps {case.steps} --max_train_samples 2000 --max_eval_samples 100"
-        for name, arm in chosen.items():
+            length = "--max_steps 200 --max_train_samples 20000 --max_eval_samples 100 --per_device_train_batch_size 32"
+        for name, arm in arms(case, args.full).items():
             if args.arms and name not in args.arms:
                 continue
             folder = OUTPUT / f"{recipe}-{name.replace(', ', '-').replace(' ', '-')}"
             rows.append(run_arm(name, recipe, arm, folder, args.data, model, case.full if args.full else length))
             print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
             (ROOT / OUTPUT / "bench.json").write_text(json.dumps(rows, indent=1) + "\n")
-    text = summary(rows, flops)
+    text = summary(rows)
     (ROOT / OUTPUT / "bench.md").write_text(text + "\n")
     print(text)
 

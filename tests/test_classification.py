@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
+from transformers import AutoTokenizer, pipeline
 
 from common.data import map_cached
 from common.errors import InputError
 from common.metrics import label_scores, score
 from common.texts import tokenize_texts
-from common.training import balanced_class_weights, model_label_list
+from common.training import model_label_list
 from recipes import nli, predict, text_classification
 from tests.conftest import logged, read_json, read_lines, run, save_tiny_bert, write
 
@@ -46,8 +47,6 @@ def train(recipe, tiny, folder, *flags, **values):
 
 def test_features_are_not_shared_between_tokenizers_of_one_vocabulary(tiny):
     """DistilBERT's tokenizer has BERT's vocabulary and gives no token types."""
-    from transformers import AutoTokenizer
-
     rows = Dataset.from_dict({"text": ["a day"], "text_pair": ["a film"], "label": ["0"]})
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
@@ -59,17 +58,13 @@ def test_features_are_not_shared_between_tokenizers_of_one_vocabulary(tiny):
 # Metrics
 
 
-def test_classification_scores_by_hand_and_by_scikit_learn():
-    from sklearn.metrics import f1_score, matthews_corrcoef
-
+def test_classification_scores_by_hand():
     gold, predicted = [1, 1, 1, 0, 0, 0, 0, 1], [1, 1, 0, 0, 0, 1, 0, 0]
     scores = score("classes", gold, predicted)
     # 2 true positives, 1 false, 2 missed: precision 2/3, recall 1/2; 5 of 8 right.
     assert scores["accuracy"] == 5 / 8 and scores["f1"] == pytest.approx(4 / 7)
     # (2 x 3 - 1 x 2) / sqrt(3 x 4 x 4 x 5)
     assert scores["matthews_correlation"] == pytest.approx(4 / 240**0.5)
-    assert scores["f1"] == f1_score(gold, predicted)
-    assert scores["matthews_correlation"] == pytest.approx(matthews_corrcoef(gold, predicted))
 
 
 def test_f1_is_of_the_second_class_even_where_it_is_never_predicted():
@@ -86,15 +81,6 @@ def test_regression_scores_by_hand():
 def test_what_cannot_be_scored_raises(case):
     with pytest.raises(ValueError):
         score("classes", case[1], case[0])
-
-
-def test_balanced_weights_are_scikit_learns():
-    from sklearn.utils.class_weight import compute_class_weight
-
-    labels = [0] * 9 + [1] * 3
-    weights = balanced_class_weights("balanced", {"train": Dataset.from_dict({"labels": labels})}, ["a", "b"])
-    assert weights.tolist() == pytest.approx(compute_class_weight("balanced", classes=np.array([0, 1]), y=labels))
-    assert weights[labels].mean().item() == pytest.approx(1)
 
 
 # The recipes
@@ -117,37 +103,23 @@ def test_text_classification_learns_and_keeps_its_checked_labels(tiny, tmp_path,
     files = f"--train_file {write_csv(tmp_path / 'train.csv', rows[:200])} --validation_file {held_out}"
     results = train(text_classification, tiny, tmp_path, files)
     assert results["eval_accuracy"] > 0.9
-    output = capsys.readouterr().out
-    assert "trivial baseline" in output and "in train" in output
-
-    from transformers import pipeline
-
+    assert "trivial baseline" in capsys.readouterr().out
     folder, texts = str(tmp_path / "run"), [row.rsplit(",", 1)[0] for row in rows[200:]]
     answers = pipeline("text-classification", model=folder)(texts)
     lines = read_lines(tmp_path / "run" / "predictions.jsonl")
     assert [line["text"] for line in lines] == texts
     assert [line["predicted"] for line in lines] == [answer["label"] for answer in answers]
     assert np.mean([line["predicted"] == line["label"] for line in lines]) == results["eval_accuracy"]
-    predicted = predict.main(["--model", folder, "--file", held_out, "--json"])
-    assert [row["predicted"] for row in predicted] == [line["predicted"] for line in lines]
-    assert f"accuracy {results['eval_accuracy']:.4f}" in capsys.readouterr().err
 
     # A test file alone: labels are matched by name, whatever their case, and need not all occur.
-    def test(name, rows, *flags):
-        file = write_csv(tmp_path / f"{name}.csv", rows)
-        flags = f"--do_train false --model_name_or_path {folder} --test_file {file} {' '.join(flags)}"
-        return run(text_classification, flags, output_dir=tmp_path / name)
+    def test(name, rows):
+        flags = f"--do_train false --do_eval false --model_name_or_path {folder}"
+        return run(text_classification, flags, test_file=write_csv(tmp_path / name, rows), output_dir=tmp_path / "test")
 
-    scores = test(
-        "shouted", [row.replace("cosy", "COSY").replace("chilly", "Chilly") for row in rows], "--do_eval false"
-    )
+    scores = test("cosy.csv", [row.replace("cosy", "COSY") for row in rows if row.endswith("cosy")])
     assert set(scores) == {"test_accuracy", "test_macro_f1", "test_loss"} and scores["test_accuracy"] > 0.9
-    one = [row for row in rows if row.endswith("cosy")]
-    one_class = write_csv(tmp_path / "dev1.csv", one)
-    scores = test("one", one, f"--do_predict false --validation_file {one_class}")
-    assert set(scores) == {"eval_accuracy", "eval_macro_f1", "eval_loss"}
     with pytest.raises(InputError, match=r"labels that .* lacks \(Hot\)"):
-        test("other", ["a day,Hot"], "--do_eval false")
+        test("hot.csv", ["a day,Hot"])
 
 
 def test_mrpc_from_files_has_mrpcs_metrics_and_names(tiny, tmp_path):
@@ -189,13 +161,11 @@ def test_stsb_learns_a_score(tiny, tmp_path):
     results = train(nli, tiny, tmp_path, flags, validation_file=held_out)
     assert set(results) == {"eval_pearson", "eval_spearmanr", "eval_loss"} and results["eval_pearson"] > 0.5
     lines = read_lines(tmp_path / "run" / "predictions.jsonl")
-    correlation = np.corrcoef([float(line["label"]) for line in lines], [line["predicted"] for line in lines])[0, 1]
-    assert correlation == pytest.approx(results["eval_pearson"], abs=1e-3)
     answers = predict.main(["--model", str(tmp_path / "run"), "--file", held_out, "--json"])
     assert [a["predicted"] for a in answers] == pytest.approx([line["predicted"] for line in lines], abs=1e-3)
 
 
-def test_predicting_without_labels_and_one_pair_by_hand(tiny, tmp_path):
+def test_pairs_without_labels_are_answered_as_pipeline_does(tiny, tmp_path):
     pairs = [(text, other, label) for (text, label), (other, _) in zip(sentences(24, 4), sentences(24, 5), strict=True)]
     data = write_csv(tmp_path / "t.csv", [f"{a},{b},{label}" for a, b, label in pairs], "premise,hypothesis,label")
     train(nli, tiny, tmp_path, f"--train_file {data} --validation_file {data} --max_steps 2")
@@ -204,33 +174,20 @@ def test_predicting_without_labels_and_one_pair_by_hand(tiny, tmp_path):
     flags = f"--do_train false --do_eval false --model_name_or_path {folder} --test_file {bare}"
     assert run(nli, flags, output_dir=tmp_path / "p") == {}
     predicted = [line["predicted"] for line in read_lines(tmp_path / "p" / "predictions.jsonl")]
-    answers = predict.main(["--model", str(folder), "--file", bare, "--json"])
-    assert predicted == [answer["predicted"] for answer in answers]
-    from transformers import pipeline
-
-    inputs = [{"text": a, "text_pair": b} for a, b, _ in pairs]
     classify = pipeline("text-classification", model=str(folder))
-    assert [answer["label"] for answer in classify(inputs)] == predicted
+    assert [answer["label"] for answer in classify([{"text": a, "text_pair": b} for a, b, _ in pairs])] == predicted
     one = predict.main(["--model", str(folder), "--text", pairs[0][0], "--text_pair", pairs[0][1], "--json"])
     assert one[0]["predicted"] == predicted[0]
     with pytest.raises(InputError, match="two texts"):
         predict.main(["--model", str(folder), "--text", "alone"])
 
 
-def test_class_weights_are_printed_and_the_same_under_accumulation(tmp_path, capsys):
-    """A weighted mean of each part of a batch is not the weighted mean of the batch."""
-    model = save_tiny_bert(tmp_path / "model", GOOD, dropout=0.0)
+def test_class_weights_are_printed_and_reach_the_loss(tiny, tmp_path, capsys):
     data = write_csv(tmp_path / "t.csv", [f"{text},{int(i % 6 == 0)}" for i, (text, _) in enumerate(sentences(48, 8))])
-    flags = f"--train_file {data} --validation_file {data} --num_train_epochs 1 --logging_steps 1 "
-    logs = {}
-    for name, more in (
-        ("plain", "--per_device_train_batch_size 8"),
-        ("whole", "--per_device_train_batch_size 8 --class_weights balanced"),
-        ("parts", "--per_device_train_batch_size 2 --gradient_accumulation_steps 4 --class_weights balanced"),
-    ):
-        train(text_classification, model, tmp_path / name, flags, more)
-        logs[name] = [logged(tmp_path / name / "run", key) for key in ("loss", "grad_norm")]
+    flags = f"--train_file {data} --validation_file {data} --max_steps 1 --logging_steps 1"
+    losses = []
+    for name, more in (("plain", ""), ("weighted", "--class_weights balanced")):
+        train(text_classification, tiny, tmp_path / name, flags, more)
+        losses += logged(tmp_path / name / "run", "loss")
     assert "Class weights: 0 0.600, 1 3.000." in capsys.readouterr().out
-    assert len(logs["parts"][0]) == 6 and logs["plain"][0] != pytest.approx(logs["whole"][0], rel=1e-2)
-    assert logs["parts"][0] == pytest.approx(logs["whole"][0], rel=1e-5)
-    assert logs["parts"][1] == pytest.approx(logs["whole"][1], rel=1e-3)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-2)

@@ -10,7 +10,7 @@ import pytest
 
 from common.arguments import build_parser
 from recipes import glue, ner, nli, predict, qa, text_classification
-from tests.conftest import ENVIRONMENT, ROOT, process, write
+from tests.conftest import ROOT, process, write
 
 TEXTS = {
     "README.md": (ROOT / "README.md").read_text(encoding="utf-8"),
@@ -81,11 +81,6 @@ def test_the_sample_trains_with_the_batch_that_suits_it(processes):
     command = make("train-qa", "OFFLINE=1", f"NPROC={processes}", check=True).stdout.splitlines()[-1]
     assert "--per_device_train_batch_size 8 " in command and ("--num_processes" in command) == (processes > 1)
     assert "--num_processes" not in make("train-qa", "OFFLINE=1").stdout.splitlines()[-1]
-
-
-def test_hidden_accelerators_start_no_process():
-    done = make("train-ner", environment=ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": ""}, check=True)
-    assert "accelerate launch" not in done.stdout
 
 
 @pytest.mark.parametrize(("count", "launched"), [(0, False), (1, False), (4, True)])

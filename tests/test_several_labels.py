@@ -17,7 +17,7 @@ from common.training import balanced_class_weights, label_loss
 from recipes import predict, text_classification
 from recipes.tools import report
 from recipes.tools.compare import compare
-from tests.conftest import logged, read_json, read_lines, read_texts, run, save_tiny_bert, write
+from tests.conftest import read_json, read_lines, read_texts, run, save_tiny_bert, write
 
 LABEL_OF = {"late": "slow", "rude": "unkind", "broken": "defect"}
 FLAGS = "--learning_rate 5e-3 --per_device_train_batch_size 8 --eval_strategy no --save_strategy no"
@@ -107,11 +107,6 @@ def test_columns_of_0_and_1_may_be_named(tmp_path):
         read_texts(path, label_columns=["slow", "dear"])
 
 
-def test_one_label_a_row_stays_one_class(tmp_path):
-    dataset = read_texts(write(tmp_path / "a.csv", "text,label\na,slow\nb,costly\n"))
-    assert checked_labels({"train": dataset}, None, None)[1:] == (["costly", "slow"], False)
-
-
 def test_one_label_alone_is_scored_as_one():
     scores = label_set_scores([[1], [0], [0], [1]], [[1], [1], [0], [0]])
     assert scores["micro_f1"] == scores["macro_f1"] == 0.5 and scores["classes"][0]["support"] == 2
@@ -173,17 +168,6 @@ def test_the_loss_is_the_mean_over_rows_and_labels_and_weighs_what_is_rare():
     assert weighed.item() == pytest.approx(stock(logits[:, :2], gold[:, :2], pos_weight=weights).item())
 
 
-def test_accumulated_parts_of_a_batch_weigh_as_the_whole(tiny, files, tmp_path, capsys):
-    steps = []
-    for batch, parts in ((8, 1), (2, 4)):
-        sizes = f"--per_device_train_batch_size {batch} --gradient_accumulation_steps {parts} --max_steps 2"
-        more = f"--train_file {files['train']} --logging_steps 1 --save_strategy epoch --label_smoothing_factor 0.1"
-        train(tiny, tmp_path / f"{batch}", sizes, more)
-        steps.append([*logged(tmp_path / f"{batch}", "loss"), *logged(tmp_path / f"{batch}", "grad_norm")])
-    assert len(steps[0]) == 4 and steps[0] == pytest.approx(steps[1], rel=1e-3)
-    assert "--label_smoothing_factor 0.1 has no effect" in capsys.readouterr().out
-
-
 # A run
 
 
@@ -211,14 +195,11 @@ def test_pipeline_gives_the_same_probabilities_and_predict_the_same_labels(train
         assert [probabilities[label] for label in row["predicted"]] == pytest.approx(row["probability"], abs=1e-3)
     capsys.readouterr()
     answers = predict.main(["--model", str(folder), "--file", files["test"], "--top_k", "3"])
-    for line in capsys.readouterr().out.splitlines()[-len(rows) - 1 : -1]:
-        assert all(line.count(label) == 1 for label in limits)  # as an answer, or as one of the next
-    assert not any("label_probability" in row for row in rows)
-    answers = predict.main(["--model", str(folder), "--file", files["test"], "--top_k", "3"])
+    *_, shown, scored = capsys.readouterr().out.splitlines()
+    assert all(shown.count(label) == 1 for label in limits)  # as an answer, or as one of the next
+    assert f"micro_f1 {results['test_tuned_micro_f1']:.4f}" in scored
     assert [answer["predicted"] for answer in answers] == [row["predicted"] for row in rows]
-    assert f"micro_f1 {results['test_tuned_micro_f1']:.4f}" in capsys.readouterr().out
     assert list(answers[0]["probabilities"].values()) == sorted(answers[0]["probabilities"].values(), reverse=True)
-    assert len(answers[0]["probabilities"]) == 3
     sure = predict.main(["--model", str(folder), "--file", files["test"], "--at_least", "0.9", "--json"])
     assert all(p >= 0.9 for answer in sure for p in answer["probability"])
 
@@ -229,12 +210,9 @@ def test_a_trained_model_is_evaluated_as_it_was_trained(trained, tiny, files, tm
     again = f"--do_train false --validation_file {files['validation']} --test_file {files['test']}"
     assert train(folder, tmp_path / "again", again) == pytest.approx(results, rel=1e-4)
     rows = [(text, [label.upper() for label in reversed(labels)]) for text, labels in complaints(45, 1)]
-    respelt = train(
-        folder,
-        tmp_path / "respelt",
-        f"--do_train false --validation_file {write(tmp_path / 'v.jsonl', in_lists(rows))}",
-    )
-    assert respelt == pytest.approx({key: value for key, value in results.items() if "eval" in key}, rel=1e-4)
+    respelt = f"--do_train false --validation_file {write(tmp_path / 'v.jsonl', in_lists(rows))}"
+    scores = train(folder, tmp_path / "respelt", respelt)
+    assert scores == pytest.approx({key: value for key, value in results.items() if "eval" in key}, rel=1e-4)
     right = [row["label"] == row["predicted"] for row in rows_of(tmp_path / "respelt")]  # in whatever order they stood
     assert np.mean(right) == pytest.approx(results["eval_tuned_accuracy"])
     one = write(tmp_path / "one.csv", "text,label\nthe late order,slow\nthe order was,\n")
@@ -246,11 +224,11 @@ def test_report_card_and_comparison(trained):
     folder, results = trained
     page = report.page(folder)
     assert page["tiles"][0][:2] == ("micro f1", f"{results['test_tuned_micro_f1']:.4f}")
-    assert page["tiles"][0][2].startswith("95 % interval") and page["tiles"][1][0] == "trivial baseline"
+    assert page["tiles"][1][0] == "trivial baseline"
     answers = next(blocks for title, blocks in page["sections"] if title == "Answers on test")
     classes, _, mistakes, cost = answers
     assert classes["header"][-1] == "threshold" and len(classes["rows"]) == 3 and mistakes["kind"] == "cases"
-    assert [row[0][0] for row in cost["rows"]] == ["0.5", "0.6", "0.7", "0.8", "0.9", "0.95"]
+    assert cost["header"][0] == "at least"
     card = (folder / "README.md").read_text()
     assert "top_k=None" in card and "micro_f1" in card
     assert "A and B cannot be told apart" in compare(str(folder), str(folder))

@@ -113,10 +113,9 @@ def test_a_difference_over_the_same_rows_has_a_narrower_interval_than_over_other
 
 def test_mcnemar_by_hand():
     """8 rows right in the second alone, 1 in the first alone: 2 x (C(9, 0) + C(9, 1)) / 2 ** 9 = 0.0390625."""
-    right = [True] * 10 + [True] + [False] * 8
-    other = [True] * 10 + [False] + [True] * 8
+    right, other = [True] * 11 + [False] * 8, [True] * 10 + [False] + [True] * 8
     assert mcnemar(right, other) == (1, 8, pytest.approx(20 / 512))
-    assert mcnemar([True, False], [True, False]) == (0, 0, 1.0)
+    assert mcnemar(right, right) == (0, 0, 1.0)
 
 
 def save_run(folder, rows, status="finished", arguments=(), data=(), **results):

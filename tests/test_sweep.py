@@ -109,17 +109,16 @@ def test_folds_keep_classes_and_a_class_that_stands_alone_is_trained_on():
 # A sweep
 
 
-def fake_jobs(monkeypatch, commands, fails=()):
+def fake_jobs(monkeypatch, commands):
     """Runs of the text recipe that believe "yes" of every text with a y, the more the better the rate."""
 
     def run_jobs(jobs, free=({},)):
         for job in jobs:
             commands.append(job.command)
             value = {flag: job.command[i + 1] for i, flag in enumerate(job.command[:-1]) if flag.startswith("--")}
-            is_repeated, error = (job.folder / "run.json").exists(), "too hot" if job.name in fails else None
-            if not error:
-                leave_run(job.folder, value)
-            yield SimpleNamespace(job=job, error=error, is_repeated=is_repeated, began=time.monotonic())
+            is_repeated = (job.folder / "run.json").exists()
+            leave_run(job.folder, value)
+            yield SimpleNamespace(job=job, error=None, is_repeated=is_repeated, began=time.monotonic())
 
     monkeypatch.setattr(runner, "run_jobs", run_jobs)
 
@@ -168,8 +167,7 @@ def test_folds_give_every_row_an_answer_and_the_wrong_label_comes_first(sweep_fl
     assert low < 39 / 40 <= high  # of the answers themselves
     output, table = capsys.readouterr().out, (folder / "sweep.md").read_text()
     assert ["line", "9", "0.2000", "no", "yes", "a", "y", "7"] in map(str.split, table.splitlines())
-    assert "has an optimistic score" in table and f"--output_dir {folder / 'best'}" in output
-    assert "--learning_rate 0.3 --output_dir" in output.split("The best:")[1]
+    assert f"--learning_rate 0.3 --output_dir {folder / 'best'}" in output.split("The best:")[1]
     # A fold's files are read by the recipe, whatever the user's columns are called.
     value = {flag: commands[0][i + 1] for i, flag in enumerate(commands[0][:-1])}  # the last one counts
     files = [Path(value[flag]).read_text().splitlines() for flag in ("--train_file", "--validation_file")]
@@ -179,30 +177,17 @@ def test_folds_give_every_row_an_answer_and_the_wrong_label_comes_first(sweep_fl
     assert capsys.readouterr().out.count("finished before") == 16
 
 
-def test_failed_runs_are_named_and_do_not_replace_a_whole_table(sweep_flags, tmp_path, monkeypatch, capsys):
-    argv = flags_of(sweep_flags, folds=2)
-    fake_jobs(monkeypatch, [])
-    sweep.main(argv)
-    whole = (tmp_path / "sweep" / "sweep.md").read_text()
-    fake_jobs(monkeypatch, [], fails=["seed1-fold2of2"])
-    with pytest.raises(InputError, match="1 of 2 runs failed"):
-        sweep.main(argv)
-    assert "seed1-fold2of2: failed: too hot" in capsys.readouterr().out
-    assert (tmp_path / "sweep" / "sweep.md").read_text() == whole
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["parsing"], "parsing: is not a recipe"),
-        (["ner", "--folds", "1"], "--folds 1: must be at least 2"),
-        (["ner", "--seed=3"], "--seed: is set for each run; use --seeds"),
-        (["ner", "--folds", "2", "--max_eval_samples", "3"], "--max_eval_samples: .* use --max_train_samples"),
+        ("parsing", "parsing: is not a recipe"),
+        ("ner --folds 1", "--folds 1: must be at least 2"),
+        ("ner --folds 2 --max_eval_samples 3", "--max_eval_samples: .* use --max_train_samples"),
     ],
 )
 def test_bad_flags_are_one_line(flags, message):
     with pytest.raises(InputError, match=message):
-        sweep.main(flags)
+        sweep.main(flags.split())
 
 
 def test_a_sentence_is_believed_as_far_as_its_least_believed_word():
