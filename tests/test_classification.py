@@ -114,12 +114,13 @@ def test_text_classification_learns_and_keeps_its_checked_labels(tiny, tmp_path,
     # A test file alone: labels are matched by name, whatever their case, and need not all occur.
     def test(name, rows):
         flags = f"--do_train false --do_eval false --model_name_or_path {folder}"
-        return run(text_classification, flags, test_file=write_csv(tmp_path / name, rows), output_dir=tmp_path / "test")
+        file = write_csv(tmp_path / f"{name}.csv", rows)
+        return run(text_classification, flags, test_file=file, output_dir=tmp_path / name)
 
-    scores = test("cosy.csv", [row.replace("cosy", "COSY") for row in rows if row.endswith("cosy")])
+    scores = test("cosy", [row.replace("cosy", "COSY") for row in rows if row.endswith("cosy")])
     assert set(scores) == {"test_accuracy", "test_macro_f1", "test_loss"} and scores["test_accuracy"] > 0.9
     with pytest.raises(InputError, match=r"labels that .* lacks \(Hot\)"):
-        test("hot.csv", ["a day,Hot"])
+        test("hot", ["a day,Hot"])
 
 
 def test_mrpc_from_files_has_mrpcs_metrics_and_names(tiny, tmp_path):
