@@ -72,6 +72,15 @@ def test_sizes_and_equal_classes(name, sizes, classes):
         assert max(counts.values()) - min(counts.values()) <= 1
 
 
+@pytest.mark.parametrize("name", TEXTS)
+def test_no_word_gives_the_label_away(name):
+    labels = {}
+    for row in read_texts(name, "train"):
+        for word in set(re.findall(r"\w+", " ".join(row[column] for column in TEXTS[name]).lower())):
+            labels.setdefault(word, Counter())[row["label"]] += 1
+    assert max(max(c.values()) / c.total() for c in labels.values() if c.total() >= 15) < 0.8
+
+
 @pytest.mark.parametrize(("name", "reached"), [("text_classification", (0.645, 0.665)), ("nli", (0.425, 0.445))])
 def test_bags_of_words_reach_what_the_readme_says(name, reached):
     from sklearn.feature_extraction.text import CountVectorizer
