@@ -41,6 +41,7 @@ SPLIT_NAMES = {
 SPANS = '{"text": "Ada ran", "entities": [{"start": 0, "end": 3, "label": "PER"}]}'  # for messages
 PREFIXES = "BIESLUM"  # of tags: BIO, IOB1, BIOES, BILOU and BMES
 HELD_OUT_SHARE = 0.1
+COMMENTS = ("# ", "#\t")  # how lines of comment begin in a file of columns
 SPANS_OF_WORDS = re.compile(r"\d+[-.]\d+")  # in the first column of CoNLL-U: several words in one, or none
 
 
@@ -116,7 +117,7 @@ def counts_words(path: str) -> bool:
     number, longest = 0, 0
     for _, line in islice(read_lines(path), 1000):
         fields = split_columns(line)
-        if not line.strip() or line.startswith(("# ", "#\t")) or fields[0] == "-DOCSTART-":
+        if not line.strip() or line.startswith(COMMENTS) or fields[0] == "-DOCSTART-":
             number = 0
         elif not SPANS_OF_WORDS.fullmatch(fields[0]):
             number += 1
@@ -153,7 +154,7 @@ def read_conll(path: str) -> Iterator[Row]:
             document += bool(line.strip())
             continue
         is_odd = len(fields) != columns if columns else len(fields) > 2 or not is_tag(fields[-1])
-        if line.startswith(("# ", "#\t")) and not words and (is_odd or is_counted):
+        if line.startswith(COMMENTS) and not words and (is_odd or is_counted):
             continue
         if is_counted and SPANS_OF_WORDS.fullmatch(fields[0]):
             continue

@@ -311,8 +311,9 @@ def push_to_hub(folder: Path, trainer: Any) -> None:
 
 
 def speed(run: Run, trainer: Any) -> dict[str, Any]:
-    """Where the time until the end of training went, in seconds: set-up (from the start of the process), training, and
-    evaluation within it; and useful tokens a second of the training, padding not counted."""
+    """Where the time until the end of training went, in seconds: set-up (from the start of the process, and the
+    saving of the model), training, and evaluation within it; and useful tokens a second of the training, padding not
+    counted."""
     history, now = trainer.state.log_history[run.logged_before :], time.time()
     evaluated = sum(row.get("eval_runtime", 0.0) for row in history)
     trained = history[-1]["train_runtime"] - evaluated

@@ -316,8 +316,7 @@ def in_code_points(text: str, spans: list) -> list[tuple[int, int, str]]:
         ValueError: a span's `text` is not what the text holds there.
     """
     spans = [read_span(span) for span in spans]
-    units = accumulate((1 + (c > "\uffff") for c in text), initial=0)
-    place = {unit: i for i, unit in enumerate(units)}
+    place = {unit: i for i, unit in enumerate(accumulate((1 + (c > "\uffff") for c in text), initial=0))}
     for counted in (spans, [(place.get(start, -1), place.get(end, -1), *rest) for start, end, *rest in spans]):
         if all(said in (None, text[start:end]) for start, end, _, said in counted):
             return [span[:3] for span in counted]

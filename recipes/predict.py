@@ -28,7 +28,7 @@ from scipy.special import log_softmax
 from tqdm.auto import tqdm
 
 from common import errors, metrics, questions, texts, training, words
-from common.data import Source, decode_lines, is_tag, read_lines, read_rows, split_columns
+from common.data import COMMENTS, Source, decode_lines, is_tag, read_lines, read_rows, split_columns
 from common.errors import InputError
 from recipes.tools.model_card import task_of
 from recipes.tools.onnx_model import OnnxModel
@@ -89,7 +89,7 @@ def is_plain_text(path: str, tags: list[str] | None) -> bool:
     thousand), the last of them tags, of which the model knows some."""
     if Path(path).suffix.lower() != ".txt":
         return False
-    lines = [line for _, line in islice(read_lines(path), BLOCK) if line.strip() and not line.startswith("# ")]
+    lines = [line for _, line in islice(read_lines(path), BLOCK) if line.strip() and not line.startswith(COMMENTS)]
     rows = [row for row in map(split_columns, lines) if row[0] != "-DOCSTART-"]
     types = {tag.partition("-")[2] or tag for tag in tags or ()}
     known = {f"{prefix}-{name}" for prefix in "BIESLUM" for name in types} | types
