@@ -332,6 +332,13 @@ def score_line(scores: dict[str, Any], names: Sequence[str] | None = None) -> st
     return ", ".join(f"{split_of(name)[1]} {scores[name]:.4f}" for name in names or scores) or "no right answers known"
 
 
+def show_trivial(trivial: dict[str, Any] | None, names: Sequence[str]) -> None:
+    """Beside a model's scores those that a trivial answer gets, `trivial` of a split's facts."""
+    if trivial:
+        known = [name for name in names if name in trivial["scores"]]
+        log.info("%s (trivial baseline): %s.", trivial["answer"], score_line(trivial["scores"], known))
+
+
 def reported(scores: dict[str, float]) -> dict[str, float]:
     """Of what `Trainer.predict` returns the loss and all that `compute_metrics` gave, without its timings.
 
@@ -529,7 +536,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-HIDDEN = ("classes", "lengths", "lookup_f1")
+HIDDEN = ("classes", "lengths", "trivial")
 
 
 def show_facts(facts: dict[str, dict[str, Any]], meaning: str, tolerated: float) -> dict[str, dict[str, Any]]:

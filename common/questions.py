@@ -18,10 +18,9 @@ from scipy.special import softmax
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from common import data
+from common import data, metrics
 from common.data import Row, Source
 from common.errors import InputError
-from common.metrics import answer_scores, chosen_answers, nearest_name, null_odds, score, score_line, show_facts, table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -254,7 +253,7 @@ def answer_files(dataset: "Dataset", spans: list[dict], version_2: bool) -> dict
         spans: of `choose_answers`, in the order of `dataset`.
     """
     ids = dataset["id"][:]
-    answers = chosen_answers(spans, 0.0 if version_2 else None)
+    answers = metrics.chosen_answers(spans, 0.0 if version_2 else None)
     n_best = [with_probabilities(row, version_2) for row in spans]
     rows = []
     for row, answer, candidates in zip(dataset, answers, n_best, strict=True):
@@ -269,7 +268,7 @@ def answer_files(dataset: "Dataset", spans: list[dict], version_2: bool) -> dict
         "nbest_predictions.json": ([dict(zip(ids, n_best, strict=True))], indented),
     }
     if version_2:
-        odds = {question: null_odds(row) for question, row in zip(ids, spans, strict=True)}
+        odds = {question: metrics.null_odds(row) for question, row in zip(ids, spans, strict=True)}
         files["null_odds.json"] = ([odds], indented)
     return files
 
@@ -492,13 +491,14 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
 
     Returns:
         Of each split `data.window_facts`, `in_train` being questions about contexts of train; `classes`, the questions
-        with and without an answer.
+        with and without an answer; `trivial`, the scores of the better of two answers: the nearest name or number
+        (`nearest_name`), and none where some questions have none.
     """
     facts = {}
     for split, (duplicates, in_train) in data.repetitions(datasets, "context").items():
         dataset, windows = datasets[split], features[split]
         classes: dict[str, int] = {}
-        outside = None
+        outside = trivial = None
         if has_answers(dataset):
             is_answered = list(map(bool, data.column(dataset, "answers")))
             classes = {"answered": sum(is_answered), "no answer": is_answered.count(False)}
@@ -506,25 +506,48 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
             # first.
             held = {row for row, labels in data.columns(windows, "row", "labels") if labels[1] > 0}
             outside = sum(answered and i not in held for i, answered in enumerate(is_answered))
+            if split != "train":
+                trivial = trivial_scores(dataset, version_2=not all(is_answered))
         facts[split] = data.window_facts(dataset, windows, in_train) | dict(
             contexts=len(dataset) - duplicates,
             no_answer=classes.get("no answer"),
             question_cut=len({row for row, is_cut in data.columns(windows, "row", "question_cut") if is_cut}),
             outside=outside,
             classes=classes,
+            trivial=trivial,
         )
     meaning = (
         "pieces: word pieces in a window, mean; longest: 99 % are not longer. windowed: questions with several.\n"
         "in train: questions whose context occurs in train. question cut: too long for a window. outside: answers\n"
         "that no window holds whole."
     )
-    return show_facts(facts, meaning, tolerated=0.02)
+    return metrics.show_facts(facts, meaning, tolerated=0.02)
 
 
-def show_answers(split: str, dataset: Any, spans: list[dict], scores: dict[str, float], version_2: bool) -> None:
+def trivial_scores(dataset: Any, version_2: bool) -> dict[str, Any]:
+    """
+    >>> from datasets import Dataset
+    >>> row = {"question": "Who met Ada?", "context": "Then Ada met Kurt.", "answers": ["Kurt"]}
+    >>> trivial_scores(Dataset.from_list([row]), version_2=False)
+    {'answer': 'The nearest name or number', 'scores': {'exact_match': 100.0, 'f1': 100.0}}
+    """
+    golds = dataset["answers"][:]
+    nearest = [
+        metrics.nearest_name(question, context) for question, context in data.columns(dataset, "question", "context")
+    ]
+    answers = {"The nearest name or number": nearest} | ({"No answer": [""] * len(golds)} if version_2 else {})
+    scores = {name: metrics.score("answers", golds, texts, version_2=version_2) for name, texts in answers.items()}
+    best = max(scores, key=lambda name: scores[name]["f1"])
+    return {"answer": best, "scores": scores[best]}
+
+
+def show_answers(
+    split: str, dataset: Any, facts: dict, spans: list[dict], scores: dict[str, float], version_2: bool
+) -> None:
     """Scores, overall and by the question's first word, and what a trivial answer would score.
 
     Args:
+        facts: of the split, as `describe` gives them.
         scores: all that the run reports of the split; none where it has no answers.
     """
     golds = dataset["answers"][:]
@@ -532,14 +555,17 @@ def show_answers(split: str, dataset: Any, spans: list[dict], scores: dict[str, 
         return
     words = [(question.split() or [""])[0].lower() for question in data.column(dataset, "question")]
     kinds = ["all", *(word for word, _ in Counter(words).most_common(8))]
-    answers = chosen_answers(spans, 0.0 if version_2 else None)
-    each = [answer_scores(text, gold, version_2) for text, gold in zip(answers, golds, strict=True)]
+    answers = metrics.chosen_answers(spans, 0.0 if version_2 else None)
+    each = [metrics.answer_scores(text, gold, version_2) for text, gold in zip(answers, golds, strict=True)]
     rows = []
     for kind in kinds:
         of_kind = [score for score, word in zip(each, words, strict=True) if kind in ("all", word)]
         rows.append([kind, *(100 * float(np.mean(column)) for column in zip(*of_kind, strict=True)), len(of_kind)])
-    log.info("\n%s (%d questions)\n%s", split, len(golds), table(["first word", "exact match", "f1", "support"], rows))
-    log.info("%s: %s.", split, score_line(scores))
-    nearest = [nearest_name(question, context) for question, context in data.columns(dataset, "question", "context")]
-    baseline = score("answers", golds, nearest, version_2=version_2)
-    log.info("The nearest name or number (trivial baseline): %s.", score_line(baseline, ["exact_match", "f1"]))
+    log.info(
+        "\n%s (%d questions)\n%s",
+        split,
+        len(golds),
+        metrics.table(["first word", "exact match", "f1", "support"], rows),
+    )
+    log.info("%s: %s.", split, metrics.score_line(scores))
+    metrics.show_trivial(facts.get("trivial"), ["exact_match", "f1"])

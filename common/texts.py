@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from common import data
+from common import data, metrics
 from common.data import Source
 from common.errors import InputError
-from common.metrics import label_scores, score_line, show_facts, split_of, table
 from common.thresholds import decide, probabilities
 
 log = logging.getLogger("recipes")
@@ -410,15 +409,22 @@ def describe(datasets: Any, features: Any, label_list: Sequence[str] | None) -> 
 
     Returns:
         Of each split `data.window_facts`, before rows are cut, `in_train` being rows that also occur in train;
-        `classes`, the rows of each; `cut`, rows that are.
+        `classes`, the rows of each; `cut`, rows that are; `trivial`, the scores of always answering train's commonest.
     """
     facts = {}
     for split, (duplicates, in_train) in data.repetitions(datasets, "text", "text_pair").items():
         dataset, windows = datasets[split], features[split]
         labels = filter(None, data.column(dataset, "label")) if label_list is not None else ()
+        classes = Counter(chain.from_iterable(map(names_in, labels)))
+        trivial = None
+        if classes and split != "train" and "train" in facts:
+            commonest = max(facts["train"]["classes"], key=facts["train"]["classes"].get)
+            always = np.tile([1.0 if label == commonest else -1.0 for label in label_list], (len(windows), 1))
+            scores = metrics.label_scores(always, windows["labels"][:], label_list)
+            trivial = {"answer": f"Always {commonest}", "scores": scores}
         cut = sum(whole > kept for whole, kept in data.columns(windows, "whole_length", "length"))
         facts[split] = data.window_facts(dataset, windows, in_train, "whole_length") | dict(
-            cut=cut, duplicates=duplicates, classes=dict(Counter(chain.from_iterable(map(names_in, labels))))
+            cut=cut, duplicates=duplicates, classes=dict(classes), trivial=trivial
         )
         if cut > 0.05 * len(dataset):
             log.warning("Warning: %d rows of %s are cut; a longer --max_seq_length reads them whole.", cut, split)
@@ -426,15 +432,16 @@ def describe(datasets: Any, features: Any, label_list: Sequence[str] | None) -> 
         "pieces: word pieces in a row, mean; longest: 99 % are not longer. windowed: read in several windows.\n"
         "in train, duplicates: rows that repeat one of train, or of the split. cut: longer than --max_seq_length."
     )
-    return show_facts(facts, meaning, tolerated=0.02)
+    return metrics.show_facts(facts, meaning, tolerated=0.02)
 
 
 def show_labels(
-    split: str, datasets: Any, logits: Any, gold: Any, label_list: Sequence[str] | None, scores: dict, thresholds: Any
+    split: str, facts: dict, logits: Any, gold: Any, label_list: Sequence[str] | None, scores: dict, thresholds: Any
 ) -> None:
     """Scores per class and overall, and beside them what always answering the commonest label of train would score.
 
     Args:
+        facts: of the split, as `describe` gives them.
         gold: ids of classes, 0 or 1 for each label, or numbers; None where the split has no labels.
         scores: all that the run reports of the split.
         thresholds: at which the table shows each label; None for a half.
@@ -442,19 +449,12 @@ def show_labels(
     if gold is None:
         return
     if label_list is None:
-        log.info("\n%s (%d rows): %s.", split, len(gold), score_line(scores))
+        log.info("\n%s (%d rows): %s.", split, len(gold), metrics.score_line(scores))
         return
-    classes = label_scores(logits, gold, label_list, thresholds)["classes"]
+    classes = metrics.label_scores(logits, gold, label_list, thresholds)["classes"]
     rows = [[label_list[i], *(row[c] for c in ("precision", "recall", "f1"))] for i, row in classes.items()]
     rows = [[*row, int(classes[i]["support"]), (thresholds or {}).get(row[0], "")] for i, row in enumerate(rows)]
     header = ["class", "precision", "recall", "f1", "support", "threshold" if thresholds else ""]
-    log.info("\n%s (%d rows)\n%s", split, len(gold), table(header, rows))
-    log.info("%s: %s.", split, score_line(scores))
-    if "train" in datasets:
-        labels = chain.from_iterable(map(names_in, data.column(datasets["train"], "label")))
-        commonest = Counter(labels).most_common(1)[0][0]
-        always = np.full_like(logits, -1)
-        always[:, label_list.index(commonest)] = 1
-        baseline = label_scores(always, gold, label_list)
-        known = [name for name in map(lambda key: split_of(key)[1], scores) if name in baseline]
-        log.info("Always answering %s (trivial baseline): %s.", commonest, score_line(baseline, known))
+    log.info("\n%s (%d rows)\n%s", split, len(gold), metrics.table(header, rows))
+    log.info("%s: %s.", split, metrics.score_line(scores))
+    metrics.show_trivial(facts.get("trivial"), [metrics.split_of(name)[1] for name in scores])

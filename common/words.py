@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from common import data
+from common import data, metrics
 from common.data import Row, Source
 from common.errors import InputError, check_at_least_one
-from common.metrics import entities, entity_errors, entity_lookup, entity_scores, show_facts, split_tag, table
 
 log = logging.getLogger("recipes")
 TOKEN_COLUMNS, TAG_COLUMNS = ("tokens", "words"), ("ner_tags", "tags", "labels", "ner")
@@ -47,7 +46,7 @@ def detect_scheme(sentences: Iterable[Sequence[str]]) -> str:
     for tags in sentences:
         previous = ""  # type of the entity that the word before belongs to
         for tag in tags:
-            prefix, entity_type = split_tag(tag)
+            prefix, entity_type = metrics.split_tag(tag)
             has_ends |= prefix in "ES"
             starts_with_i |= prefix == "I" and entity_type != previous
             b_after_other |= prefix == "B" and entity_type != previous
@@ -65,7 +64,7 @@ def to_bio(tags: Sequence[str], scheme: str) -> tuple[list[str], int | None]:
     """
     bio, previous, broken = [], ("O", ""), None
     for i, tag in enumerate(tags):
-        prefix, entity_type = split_tag(tag)
+        prefix, entity_type = metrics.split_tag(tag)
         # Under BIOES an entity that E- or S- has closed cannot be continued.
         open_type = "" if previous[0] in "ES" else previous[1]
         continues = prefix in "IE" and entity_type == open_type
@@ -360,7 +359,7 @@ def types_in(tags: Sequence[str] | None) -> set[str]:
     >>> types_in(["B-PER", "I-PER", "O"])
     {'PER'}
     """
-    return {split_tag(tag)[1] for tag in tags or () if tag != "O"}
+    return {metrics.split_tag(tag)[1] for tag in tags or () if tag != "O"}
 
 
 def entity_types(datasets: Any) -> set[str]:
@@ -635,7 +634,7 @@ def legal_tags(
     """
     outside = [0.0 if label == "O" else -1e9 for label in label_list]
     is_begin = np.array([not label.startswith("I-") for label in label_list])
-    types = np.array([split_tag(label)[1] for label in label_list])
+    types = np.array([metrics.split_tag(label)[1] for label in label_list])
     penalty = np.where(is_begin | ((types[:, None] == types) & (types != "")), 0.0, -1e9)  # from a label to the next
     tags, probabilities = [], []
     for scores in values_of_words(log_probabilities, word_ids, row_of_window, words_per_sentence, outside):
@@ -661,19 +660,24 @@ def entity_table(scores: dict) -> str:
     """Scores of `metrics.entity_scores` as a table, a row per type and one for all."""
     rows = {**scores["types"], "all": scores}
     columns = ("precision", "recall", "f1", "support")
-    return table(["type", *columns], [[name, *(row[c] for c in columns)] for name, row in rows.items()])
+    return metrics.table(["type", *columns], [[name, *(row[c] for c in columns)] for name, row in rows.items()])
 
 
-def show_entities(split: str, dataset: Any, predicted: list[list[str]], lookup: float | None = None) -> None:
-    """Scores per type, the kinds of error, and what a dictionary of the training names alone would score (`lookup`)."""
+def show_entities(split: str, dataset: Any, facts: dict[str, Any], predicted: list[list[str]]) -> None:
+    """Scores per type, the kinds of error, and what a dictionary of the training names alone would score.
+
+    Args:
+        facts: of the split, as `describe` gives them.
+    """
     gold = dataset["ner_tags"][:]
     if gold[0] is None:
         return
-    scores = entity_scores(gold, predicted)
+    scores = metrics.entity_scores(gold, predicted)
     log.info("\n%s (%d sentences)\n%s", split, len(gold), entity_table(scores))
-    log.info("Errors: %s.", ", ".join(f"{count} {kind}" for kind, count in entity_errors(gold, predicted).items()))
-    if lookup is not None:
-        log.info("F1 %.4f; looking up the names of train (trivial baseline): %.4f.", scores["f1"], lookup)
+    log.info(
+        "Errors: %s.", ", ".join(f"{count} {kind}" for kind, count in metrics.entity_errors(gold, predicted).items())
+    )
+    metrics.show_trivial(facts.get("trivial"), ["f1"])
 
 
 def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
@@ -682,26 +686,27 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
 
     Returns:
         Of each split `data.window_facts`, `in_train` being sentences that also occur in train; `classes`, the entities
-        of each type; `lookup_f1`, what looking up the names of train scores (`entity_lookup`).
+        of each type; `trivial`, what looking up the names of train scores (`entity_lookup`).
     """
     facts = {}
     for split, (_, in_train) in data.repetitions(datasets, "tokens").items():
         dataset, windows = datasets[split], features[split]
         number_of_words = sum(map(len, data.column(dataset, "tokens")))
-        types = Counter(e[0] for tags in data.column(dataset, "ner_tags") if tags for e in entities(tags))
-        lookup_f1 = None
+        types = Counter(e[0] for tags in data.column(dataset, "ner_tags") if tags for e in metrics.entities(tags))
+        trivial = None
         if types and split != "train" and "train" in datasets:
             names = data.columns(datasets["train"], "tokens", "ner_tags")
-            looked_up = entity_lookup(*zip(*names, strict=True), data.column(dataset, "tokens"))
-            lookup_f1 = entity_scores(dataset["ner_tags"][:], looked_up)["f1"]
+            looked_up = metrics.entity_lookup(*zip(*names, strict=True), data.column(dataset, "tokens"))
+            scores = {"f1": metrics.entity_scores(dataset["ner_tags"][:], looked_up)["f1"]}
+            trivial = {"answer": "Looking up the names of train", "scores": scores}
         facts[split] = data.window_facts(dataset, windows, in_train) | dict(
             words=number_of_words,
             no_piece=number_of_words - sum(word >= 0 for ids in data.column(windows, "word_ids") for word in ids),
             classes=dict(types),
-            lookup_f1=lookup_f1,
+            trivial=trivial,
         )
     meaning = (
         "pieces: word pieces read together, mean; longest: 99 % are not longer. windowed: read in several windows.\n"
         "in train: sentences that also occur in train. no piece: words that the tokenizer drops, tagged O."
     )
-    return show_facts(facts, meaning, tolerated=0.1)
+    return metrics.show_facts(facts, meaning, tolerated=0.1)

@@ -266,14 +266,14 @@ def summarize(args: argparse.Namespace, done: dict[Run, Path]) -> tuple[list[dic
                 f"{task}: learning rate {rate} is the best on validation itself, so its score flatters ({tried})."
             )
         # Read once, for all metrics.
-        of_runs = [(folder, *rows_with_gold(str(folder))) for folder in folders]
-        runs = [row_scores(rows, record) for _, rows, record in of_runs]
-        folder, rows, record = of_runs[0]
-        made = made_with(folder, record)
+        of_runs = [rows_with_gold(str(folder)) for folder in folders]
+        runs = [row_scores(rows, record) for rows, record in of_runs]
+        record = of_runs[0][1]
+        made = made_with(folders[0], record)
         notes.append(
             f"{task}: {', '.join(f'{name} {value}'.removesuffix('.0') for name, value in made.items() if value)}."
         )
-        for metric in read_scores(task, folder):
+        for metric in read_scores(task, folders[0]):
             values = [100 * read_scores(task, folder)[metric] for folder in folders]
             entry = {"task": task, "metric": metric, "values": values, "mean": float(np.mean(values))}
             entry |= {"made": made, "runs": [folder.name for folder in folders], "best": max(values)}
@@ -291,7 +291,7 @@ def summarize(args: argparse.Namespace, done: dict[Run, Path]) -> tuple[list[dic
                 notes.append(f"* {task}: not comparable with the published figure: {'; '.join(reasons)}.")
             elif dev:
                 entry["chance"] = chance_of_difference(values, dev["score"], dev["sd"], dev["runs"])
-            base = trivial(rows, "validation", metric.removeprefix("matched_"), record)
+            base = trivial(record, "validation", metric.removeprefix("matched_"))
             entry["trivial"] = base and 100 * base[1]
             if base and entry["interval"] and entry["interval"][0] <= entry["trivial"]:
                 notes.append(f"{task} {metric}: cannot be told from {base[0]} ({entry['trivial']:.2f}).")

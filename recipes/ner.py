@@ -185,7 +185,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         output = trainer.predict(features[split], metric_key_prefix=prefix)
         results |= metrics.reported(output.metrics)
         predicted, probabilities = decode(output.predictions, features[split], datasets[split], label_list)
-        words.show_entities(split, datasets[split], predicted, facts[split].get("lookup_f1"))
+        words.show_entities(split, datasets[split], facts[split], predicted)
         sentences = words.tagged_rows(datasets[split], predicted, probabilities)
         runs.write_predictions(run.file("predictions.jsonl", split), sentences, json.dumps)
         if words.has_conll_form(sentences):

@@ -176,11 +176,12 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         tuned = None if split == "validation" else model.config.recipe["null_threshold"]
         trainer.compute_metrics = build_compute_metrics(datasets[split], features[split], limits, version_2, tuned)
         output = trainer.predict(features[split], metric_key_prefix=prefix)
-        results |= metrics.reported(output.metrics)
+        scores = metrics.reported(output.metrics)
+        results |= scores
         if training_args.do_train and split == "validation" and version_2:
             model.config.recipe["null_threshold"] = results["eval_best_threshold"]
         spans = decode(output.predictions, features[split], datasets[split], limits)
-        questions.show_answers(split, datasets[split], spans, metrics.reported(output.metrics), version_2)
+        questions.show_answers(split, datasets[split], facts[split], spans, scores, version_2)
         for name, (rows, form) in questions.answer_files(datasets[split], spans, version_2).items():
             runs.write_predictions(run.file(name, split), rows, form)
 

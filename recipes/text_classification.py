@@ -179,7 +179,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         scores = metrics.reported(output.metrics)
         scores |= metrics.tuned_scores(prefix, logits, gold, label_list, metric_names, limits)
         results |= scores
-        texts.show_labels(split, datasets, logits, gold, label_list, scores, limits)
+        texts.show_labels(split, facts[split], logits, gold, label_list, scores, limits)
         rows = texts.predicted_rows(datasets[split], logits, label_list, several, limits)
         runs.write_predictions(run.file("predictions.jsonl", split), rows, json.dumps)
 

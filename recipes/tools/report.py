@@ -15,7 +15,7 @@ from typing import Any
 
 from common.data import is_tag
 from common.errors import InputError, OneLineParser, is_main_process, run_as_command
-from common.metrics import nearest_name, split_of
+from common.metrics import split_of
 from recipes.tools import blocks
 from recipes.tools.baselines import load_baselines, published
 from recipes.tools.compare import read_rows, read_run, row_scores
@@ -60,26 +60,10 @@ def row_score(rows: list[dict], metric: str, record: dict[str, Any]) -> RowScore
     return row_scores(rows, record).get(metric)
 
 
-def trivial(rows: list[dict], split: str, metric: str, record: dict[str, Any]) -> tuple[str, float] | None:
-    """What one must beat to have learned anything, and its score; None where train is unknown or there is none."""
-    facts = record["data"].get("splits", {})
-    if "ner_tags" in rows[0]:
-        value = facts.get(split, {}).get("lookup_f1")
-        return None if value is None or metric != "f1" else ("looking up the names of train", value)
-    answers = {}
-    if "context" in rows[0]:
-        answers = {"nearest name or number": [nearest_name(row["question"], row["context"]) for row in rows]}
-        answers |= {"no answer": [""] * len(rows)} if any(not row["answers"] for row in rows) else {}
-    elif facts.get("train", {}).get("classes") and "label" in rows[0]:
-        commonest = max(facts["train"]["classes"], key=facts["train"]["classes"].get)
-        always = [commonest] if isinstance(rows[0]["predicted"], list) else commonest
-        answers = {f"always {commonest}": [always] * len(rows)}
-    scores = {}
-    for name, texts in answers.items():
-        answered = [{**row, "predicted": text} for row, text in zip(rows, texts, strict=True)]
-        scores[name] = row_score(answered, metric, record)
-    found = [(name, score.value) for name, score in scores.items() if score]
-    return max(found, key=lambda entry: entry[1], default=None)
+def trivial(record: dict[str, Any], split: str, metric: str) -> tuple[str, float] | None:
+    """What one must beat to have learned anything, and its score; None where none is known."""
+    base = record["data"].get("splits", {}).get(split, {}).get("trivial", {"scores": {}})
+    return (base["answer"], base["scores"][metric]) if metric in base["scores"] else None
 
 
 def published_figure(record: dict[str, Any], split: str, metric: str) -> tuple[float, str] | None:
@@ -138,7 +122,7 @@ def score_tiles(record: dict, rows: list[dict], split: str, name: str, value: fl
     metric, said = split_of(name)[1].removeprefix("tuned_"), []
     if not rows:
         return [(metric.replace("_", " "), number(value), split_of(name)[0])], []
-    score, base = row_score(rows, metric, record), trivial(rows, split, metric, record)
+    score, base = row_score(rows, metric, record), trivial(record, split, metric)
     note = f"{split}, {len(rows)} rows"
     if score is not None and len(rows) > 1 and abs(score.value - value) < 1e-3:
         low, high = bootstrap_interval(score)

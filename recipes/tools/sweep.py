@@ -168,7 +168,7 @@ def summarize(setting: tuple[str, ...], of_setting: list[Run]) -> dict[str, Any]
     for run in of_setting:
         ((metric, value),) = validation_score(run.job).items()
         record, (rows, _) = read_run(run.job.folder), read_rows(run.job.folder)
-        base = trivial(rows, "validation", metric, record)
+        base = trivial(record, "validation", metric)
         scores.append(value)
         bases += [base[1]] if base else []
         by_seed.setdefault(run.seed, []).extend(rows if run.fold else ())
