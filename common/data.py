@@ -624,6 +624,11 @@ def text_of(where: str, row: dict[str, Any], name: str) -> str:
     return row[name]
 
 
+def has_gold(dataset: "Dataset", name: str) -> bool:
+    """Whether the split has the gold values `name`: all rows or none, for each task's checks have seen to it."""
+    return dataset[0][name] is not None
+
+
 def check_all_or_none(datasets: "DatasetDict", name: str, remedy: str) -> None:
     """Refuse rows that lack the gold value `name`; a test split may have none at all."""
     for split, dataset in datasets.items():

@@ -555,11 +555,7 @@ def show_facts(facts: dict[str, dict[str, Any]], meaning: str, tolerated: float)
         parts = ", ".join(f"{name} {n} ({n / classes.total():.0%})" for name, n in classes.most_common())
         if parts:
             log.info("%s: %s.", split, parts)
-        if (of["in_train"] or 0) > tolerated * of["rows"]:
-            log.warning(
-                "Warning: %d of %d rows of %s also stand in train; its score flatters.",
-                of["in_train"],
-                of["rows"],
-                split,
-            )
+        rows, repeated = of["rows"], of["in_train"] or 0
+        if repeated > tolerated * rows:
+            log.warning("Warning: %d of %d rows of %s also stand in train; its score flatters.", repeated, rows, split)
     return {split: {name: value for name, value in of.items() if value is not None} for split, of in facts.items()}

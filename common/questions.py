@@ -169,11 +169,6 @@ def place_answer(text: str, start: int, context: str) -> int:
     return near[0] if near and not is_tied else -1
 
 
-def has_answers(dataset: "Dataset") -> bool:
-    """Whether the split has gold answers; `checked_questions` has seen to it that all rows have them or none."""
-    return dataset[0]["answers"] is not None
-
-
 def context_groups(dataset: "Dataset") -> dict[str, list]:
     """For `common.data.hold_out`: the questions about one context stay together."""
     contexts = dataset["context"][:]
@@ -227,19 +222,11 @@ def checked_questions(datasets: Any, version_2: bool | None) -> tuple[Any, bool]
     return datasets, bool(version_2 or counts)
 
 
-def resolve_answer_limits(trained: dict[str, Any], **flags: int | None) -> dict[str, int]:
-    """`n_best_size` and `max_answer_length`: by flag, else as the model was `trained`, else 20 and 30.
-
-    Raises:
-        InputError: one of them is less than 1.
-    """
-    limits = {"n_best_size": 20, "max_answer_length": 30}
-    for name, default in limits.items():
-        value = flags.get(name)
-        limits[name] = trained.get(name, default) if value is None else value
-        if limits[name] < 1:
-            raise InputError(f"--{name} {limits[name]}: must be at least 1")
-    return limits
+def resolve_answer_limits(trained: dict[str, Any], args: Any = None) -> dict[str, int]:
+    """`n_best_size` and `max_answer_length`: by flag, else as the model was `trained`, else 20 and 30."""
+    limits = {name: trained.get(name, default) for name, default in (("n_best_size", 20), ("max_answer_length", 30))}
+    flags = {name: getattr(args, name, None) for name in limits}
+    return limits | {name: value for name, value in flags.items() if value is not None}
 
 
 def answer_files(dataset: "Dataset", spans: list[dict], version_2: bool) -> dict[str, tuple[list, Callable]]:
@@ -499,7 +486,7 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
         dataset, windows = datasets[split], features[split]
         classes: dict[str, int] = {}
         outside = trivial = None
-        if has_answers(dataset):
+        if data.has_gold(dataset, "answers"):
             is_answered = list(map(bool, data.column(dataset, "answers")))
             classes = {"answered": sum(is_answered), "no answer": is_answered.count(False)}
             # Windows without an answer point at one position twice, and so does an answer of one piece; [CLS] comes

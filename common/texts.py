@@ -277,11 +277,6 @@ def check_scores(datasets: Any) -> None:
                 raise InputError(f"{where}: a score of -100 would be passed over in training; shift scores")
 
 
-def has_labels(dataset: Any) -> bool:
-    """Whether every row has a label; `checked_labels` has seen to it that all have one or none."""
-    return dataset[0]["label"] is not None
-
-
 def label_groups(dataset: Any, is_regression: bool) -> dict[str, list | None]:
     """For `common.data.hold_out`: copies of a text are one group, and every class gives its share; of a row with
     several labels the rarest counts."""

@@ -104,19 +104,6 @@ def precision_name(training_args: TrainingArguments) -> str:
     return "bf16" if training_args.bf16 else "fp16" if training_args.fp16 else "fp32"
 
 
-def choose_attention(training_args: TrainingArguments, asked: str | None = None) -> tuple[str | None, str]:
-    """The attention implementation to load a model with, and the reason: `asked`, else eager on a CPU, else None.
-
-    On a CPU PyTorch's `sdpa` has no fused kernel with dropout and trains slower than plain matrix products. With None
-    the library takes sdpa where the model has it; asked for it, DeBERTa and MPNet, which have not, refuse to load.
-    """
-    if asked:
-        return asked, "asked for by flag"
-    if training_args.device.type == "cpu":
-        return "eager", "with dropout on a CPU faster than sdpa, which has no fused kernel there"
-    return None, "the fastest on this device that the model has"
-
-
 def resolve_packing(args: Any, training_args: TrainingArguments) -> bool:
     """Whether the encoder is to compute no padding (`common/packing.py`): by flag, else on a CPU.
 
@@ -333,19 +320,13 @@ class FiniteNumbers(TrainerCallback):
     find its factor, which starts at 2 ** 16; when it skips `SKIPPED_STEPS_AT_MOST` in a row, nothing is learned.
     """
 
-    def __init__(self) -> None:
-        self.last_finite = self.skipped_steps = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.last_finite = state.global_step
+    skipped_steps = 0
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
         if "loss" not in logs or args.fp16:  # of an evaluation; or possibly of a step that was skipped
             return
         if not all(math.isfinite(logs.get(name, 0.0)) for name in ("loss", "grad_norm")):
-            step = f"between step {self.last_finite + 1} and {state.global_step}"
-            raise not_finite(f"loss or gradient became NaN or infinite {step}", args)
-        self.last_finite = state.global_step
+            raise not_finite(f"loss or gradient became NaN or infinite by step {state.global_step}", args)
 
     def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         self.skipped_steps = self.skipped_steps + 1 if args.fp16 and optimizer.step_was_skipped else 0
@@ -560,7 +541,9 @@ def load_model(model_class: Any, name: str, args: Any, training_args: TrainingAr
         InputError: no such model, weights in pickle only, a head of another shape, or an encoder without weights.
     """
     is_packed = resolve_packing(args, training_args)
-    attention, reason = choose_attention(training_args, args.attn_implementation)
+    # On a CPU PyTorch's sdpa has no fused kernel with dropout, and trains slower than plain matrix products. None takes
+    # sdpa where the model has it; DeBERTa and MPNet, which have not, refuse to load when asked for it.
+    attention = args.attn_implementation or ("eager" if training_args.device.type == "cpu" else None)
     new_head = getattr(args, "new_head", False) and name == args.model_name_or_path  # and not what it became
     options = {"attn_implementation": attention, "ignore_mismatched_sizes": new_head}
     model, missing = read_weights(model_class, name, **options, **config)
@@ -573,7 +556,7 @@ def load_model(model_class: Any, name: str, args: Any, training_args: TrainingAr
     if is_packed and pack(model):
         log.info("Packing: the encoder computes no padding (--packing false: it does).")
     else:
-        log.info("Attention %s: %s.", model.config._attn_implementation, reason)
+        log.info("Attention: %s.", model.config._attn_implementation)
         if is_packed:
             log.info("Packing: not possible for %s; batches are padded to their longest row.", model.config.model_type)
     replace_dropout(model)

@@ -349,11 +349,6 @@ def tagged_text(name: str, place: str, row: dict) -> dict:
 # Splits of tagged sentences
 
 
-def has_tags(dataset: Any) -> bool:
-    """Whether every sentence has tags; `entity_types` has seen to it that all have them or none."""
-    return dataset[0]["ner_tags"] is not None
-
-
 def types_in(tags: Sequence[str] | None) -> set[str]:
     """
     >>> types_in(["B-PER", "I-PER", "O"])

@@ -91,7 +91,7 @@ def preprocess(datasets: DatasetDict, label_list: list[str], tokenizer, **window
     """Windows of word pieces in which every word has one place."""
     features = DatasetDict()
     for split, dataset in datasets.items():
-        label2id = {label: i for i, label in enumerate(label_list)} if words.has_tags(dataset) else None
+        label2id = {label: i for i, label in enumerate(label_list)} if data.has_gold(dataset, "ner_tags") else None
         features[split] = data.map_cached(
             dataset, words.tokenize_and_align_labels, tokenizer, f"Tokenizing {split}", label2id=label2id, **windows
         )

@@ -83,7 +83,7 @@ def preprocess(datasets: DatasetDict, tokenizer, max_length: int, stride: int) -
     features = DatasetDict()
     for split, dataset in datasets.items():
         options = dict(
-            max_length=max_length, stride=stride, labelled=questions.has_answers(dataset), offsets=split != "train"
+            max_length=max_length, stride=stride, labelled=data.has_gold(dataset, "answers"), offsets=split != "train"
         )
         features[split] = data.map_cached(
             dataset, questions.tokenize_questions, tokenizer, f"Tokenizing {split}", **options
@@ -130,9 +130,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         tokenizer, model.config, args.max_seq_length, args.doc_stride, default=384, parts=3
     )
     trained = training.recipe_settings(model.config)
-    limits = questions.resolve_answer_limits(
-        trained, n_best_size=args.n_best_size, max_answer_length=args.max_answer_length
-    )
+    errors.check_at_least_one(args, "n_best_size", "max_answer_length")
+    limits = questions.resolve_answer_limits(trained, args)
     threshold = 0.0  # of no answer; tuned on validation below
     if not training_args.do_train:
         version_2 = version_2 or trained.get("version_2_with_negative", False)

@@ -96,7 +96,7 @@ def preprocess(datasets: DatasetDict, label_list: list | None, several: bool, to
     features = DatasetDict()
     for split, dataset in datasets.items():
         labelled = dict(label2id=label2id, scores=label_list is None, several=several)
-        labelled = labelled if texts.has_labels(dataset) else {}
+        labelled = labelled if data.has_gold(dataset, "label") else {}
         features[split] = data.map_cached(
             dataset, texts.tokenize_texts, tokenizer, f"Tokenizing {split}", max_length=max_length, **labelled
         )

@@ -190,9 +190,7 @@ def test_numbers_that_are_not_finite_stop_the_run_before_they_are_saved(tmp_path
     trainer = exploding(tmp_path, save_steps=1, save_strategy="steps", logging_steps=logging_steps)
     with pytest.raises(InputError, match=r"became NaN or infinite .*\(--learning_rate .*\); .*: a lower") as e:
         trainer.train()
-    step = int(re.search(r"step (?:\d and )?(\d)", str(e.value)).group(1))
-    if logging_steps == 1:
-        assert f"between step {step} and {step}" in str(e.value)
+    step = int(re.search(r"step (\d)", str(e.value)).group(1))
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"checkpoint-{i}" for i in range(1, step)]
 
 

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
 
-from common.errors import InputError, check_cache, hub_answers, run_as_command
+from common.errors import hub_answers, run_as_command
 from recipes.tools.checkpoint import WEIGHTS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -49,14 +49,10 @@ def facts() -> dict[str, str]:
     import huggingface_hub
     import psutil
     import torch
-    from accelerate import PartialState
 
-    from common.training import choose_attention, choose_precision
+    from common.training import choose_precision
 
     choice, precision = choose_precision(SimpleNamespace(use_cpu=None, bf16=None, fp16=None, tf32=None))
-    device = PartialState().device
-    attention, reason = choose_attention(SimpleNamespace(device=device))
-    packed = "packed: no padding is computed in the encoder, where the model allows it; else "
     number = next((name for name in ("bf16", "fp16") if choice[name]), "fp32")
     memory = psutil.virtual_memory()
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
@@ -67,22 +63,13 @@ def facts() -> dict[str, str]:
         "Packages": packages(),
         "Devices": devices(),
         "Precision": f"{number}: {precision}",
-        "Attention": f"{packed if device.type == 'cpu' else ''}{attention}: {reason}",
         "CPU": f"{usable} of {psutil.cpu_count()} cores for this process, {torch.get_num_threads()} threads",
         "Memory": f"{memory.total / GIB:.1f} GiB, {memory.available / GIB:.1f} available",
         "Free space": f"{shutil.disk_usage(ROOT).free / GIB:.0f} GiB here",
         "Hub": f"{hub.ENDPOINT} {asked}",
-        "Caches": f"{hub.HF_HUB_CACHE}, {datasets.config.HF_DATASETS_CACHE}{cache_fault()}",
+        "Caches": f"{hub.HF_HUB_CACHE}, {datasets.config.HF_DATASETS_CACHE}",
         "Offline": f"checkpoint {'is' if (CHECKPOINT / WEIGHTS).exists() else 'is not'} there (make checkpoint)",
     }
-
-
-def cache_fault() -> str:
-    try:
-        check_cache()
-    except InputError as error:
-        return f" (training stops: {error})"
-    return ""
 
 
 def main() -> None:
