@@ -19,7 +19,6 @@ from common.errors import (
     InputError,
     OneLineParser,
     check_at_least_one,
-    check_cache,
     check_range,
     go_offline_without_hub,
     is_main_process,
@@ -182,7 +181,6 @@ def parse_arguments(
             *(training_args.world_size, training_args.gradient_accumulation_steps),
         )
     from_files = args.train_file or args.validation_file or args.test_file
-    check_cache()
     go_offline_without_hub(args.model_name_or_path, None if from_files else args.dataset_name)
     return args, training_args
 
@@ -315,6 +313,8 @@ def configure_logging() -> None:
     transformers.utils.logging.get_logger("transformers.modeling_utils").setLevel(logging.ERROR)
     # Says of every model on one device that its layers are not sharded over several.
     transformers.utils.logging.get_logger("transformers.distributed.tensor_parallel").setLevel(logging.ERROR)
+    # Sets a share of the steps against their number when a run resumes; what must agree, run.json compares.
+    transformers.utils.logging.get_logger("transformers.trainer_utils").setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
 
 

@@ -238,7 +238,7 @@ def quote_fault(path: str, delimiter: str, digest: str) -> str | None:
                 known |= {value} if 0 < len(value) < 100 and "\n" not in value else set()
             lines.clear()
     except csv.Error as error:
-        return f"line {reader.line_num}: {error}"
+        return f"line {reader.line_num}: a quote before it is not closed, or not doubled ({error})"
     for place, rows in suspects:
         if any(all(value in known for value in column) for known, *column in zip(values, *rows, strict=True)):
             return f"{place}: quotes make one row of these lines"
@@ -618,9 +618,10 @@ def source_name(dataset: "Dataset", split: str) -> str:
 
 def text_of(where: str, row: dict[str, Any], name: str) -> str:
     """The text in a column of a row."""
-    if not isinstance(row.get(name), str):
-        kind = type(row[name]).__name__ if name in row else f"missing among {', '.join(row)}"
-        raise InputError(f'{where}: "{name}" is not a text ({kind})')
+    if name not in row:
+        raise InputError(f'{where}: has no "{name}", only {", ".join(row)}; add it, or delete the row')
+    if not isinstance(row[name], str):
+        raise InputError(f'{where}: "{name}" is not a text ({type(row[name]).__name__}); write one, or delete the row')
     return row[name]
 
 

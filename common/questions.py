@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("recipes")
 RESPELT = "an answer is in another Unicode form (NFC, NFD) than its context; it takes the context's"
 REPAIRED = "an answer is not at its answer_start; the occurrence nearby, or the only one, is taken"
-MISPLACED = "an answer is not at its answer_start, nor is it elsewhere just once"
+MISPLACED = "an answer is not at its answer_start, or without one not just once in its context, and cannot be placed"
 
 
 def question_rows(source: "Source") -> Iterator["Row"]:
@@ -209,7 +209,8 @@ def checked_questions(datasets: Any, version_2: bool | None) -> tuple[Any, bool]
             first = train[min(set(range(len(train))) - set(keep))]["place"]
             raise InputError(
                 f"{data.source_name(train, 'train')}, {first}: the answers of this question and {lost - 1} more of "
-                f"{len(train)} are not in their context at answer_start, or not just once; it counts characters from 0"
+                f"{len(train)} cannot be placed in their contexts; give each its answer_start, counted in characters "
+                "from 0, or leave these rows out"
             )
         if lost:
             log.warning("Warning: %d questions of train are dropped, for their answers cannot be placed.", lost)
@@ -301,7 +302,7 @@ def tokenize_questions(
         `question_cut`, whether the question was cut; with `offsets` also `starts` and `ends`, at each piece of the
         context the characters in it that it covers, elsewhere -1; with `labelled` also `labels`, the positions of the
         first and the last piece of the answer (the first gold answer that is placed), or twice the position of [CLS]
-        where the window does not hold it whole (Devlin et al. 2019, section 4.3).
+        where the window does not hold it whole (Devlin et al. 2019, section 4.3), or -100 where no answer is placed.
     """
     limit = (max_length - tokenizer.num_special_tokens_to_add(pair=True) - stride) // 2
     if limit < 1:
@@ -344,9 +345,10 @@ def tokenize_questions(
             gold = zip(batch["answers"][sample], batch["answer_starts"][sample], strict=True)
             first = next(((start, start + len(text)) for text, start in gold if start >= 0), None)
             spans = answer_positions([encoding.encodings[w] for w in windows], first)
+            is_unplaced = first is None and len(batch["answers"][sample]) > 0
             for window, span in zip(windows, spans, strict=True):
                 cls = encoding["input_ids"][window].index(tokenizer.cls_token_id)
-                features["labels"].append(list(span or (cls, cls)))
+                features["labels"].append([-100, -100] if is_unplaced else list(span or (cls, cls)))
     return features
 
 
@@ -488,11 +490,12 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
         outside = trivial = None
         if data.has_gold(dataset, "answers"):
             is_answered = list(map(bool, data.column(dataset, "answers")))
+            is_placed = [max(starts, default=-1) >= 0 for starts in data.column(dataset, "answer_starts")]
             classes = {"answered": sum(is_answered), "no answer": is_answered.count(False)}
             # Windows without an answer point at one position twice, and so does an answer of one piece; [CLS] comes
             # first.
             held = {row for row, labels in data.columns(windows, "row", "labels") if labels[1] > 0}
-            outside = sum(answered and i not in held for i, answered in enumerate(is_answered))
+            outside = sum(placed and i not in held for i, placed in enumerate(is_placed))
             if split != "train":
                 trivial = trivial_scores(dataset, version_2=not all(is_answered))
         facts[split] = data.window_facts(dataset, windows, in_train) | dict(
@@ -526,33 +529,3 @@ def trivial_scores(dataset: Any, version_2: bool) -> dict[str, Any]:
     scores = {name: metrics.score("answers", golds, texts, version_2=version_2) for name, texts in answers.items()}
     best = max(scores, key=lambda name: scores[name]["f1"])
     return {"answer": best, "scores": scores[best]}
-
-
-def show_answers(
-    split: str, dataset: Any, facts: dict, spans: list[dict], scores: dict[str, float], version_2: bool
-) -> None:
-    """Scores, overall and by the question's first word, and what a trivial answer would score.
-
-    Args:
-        facts: of the split, as `describe` gives them.
-        scores: all that the run reports of the split; none where it has no answers.
-    """
-    golds = dataset["answers"][:]
-    if golds[0] is None:
-        return
-    words = [(question.split() or [""])[0].lower() for question in data.column(dataset, "question")]
-    kinds = ["all", *(word for word, _ in Counter(words).most_common(8))]
-    answers = metrics.chosen_answers(spans, 0.0 if version_2 else None)
-    each = [metrics.answer_scores(text, gold, version_2) for text, gold in zip(answers, golds, strict=True)]
-    rows = []
-    for kind in kinds:
-        of_kind = [score for score, word in zip(each, words, strict=True) if kind in ("all", word)]
-        rows.append([kind, *(100 * float(np.mean(column)) for column in zip(*of_kind, strict=True)), len(of_kind)])
-    log.info(
-        "\n%s (%d questions)\n%s",
-        split,
-        len(golds),
-        metrics.table(["first word", "exact match", "f1", "support"], rows),
-    )
-    log.info("%s: %s.", split, metrics.score_line(scores))
-    metrics.show_trivial(facts.get("trivial"), ["exact_match", "f1"])

@@ -145,6 +145,7 @@ def open_run(
         look_into(run, args, training_args)
     run.results, run.checkpoint, run.is_trained = from_main_process((run.results, run.checkpoint, run.is_trained))
     run.model = str(folder) if run.is_trained else run.model
+    run.record["resumed_from"] = run.record.get("resumed_from") or run.checkpoint
     training_args.resume_from_checkpoint = run.checkpoint
     return run
 
@@ -217,11 +218,13 @@ def run_identity(recipe_file: str, args: Any, training_args: TrainingArguments, 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     """
-    >>> differences({"seed": 1, "recipe": "a"}, {"seed": 2, "recipe": "a"})
-    'seed: 1 there, 2 here'
+    >>> differences({"seed": 1, "recipe": "a"}, {"seed": 2, "recipe": "b"})
+    'seed: 1 there, 2 here, recipe: has changed'
     """
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return ", ".join(f"{key}: {old.get(key)} there, {new.get(key)} here" for key in keys)
+    digests = ("recipe", "common", "weights")
+    pairs = {key: "has changed" if key in digests else f"{old.get(key)} there, {new.get(key)} here" for key in keys}
+    return ", ".join(f"{key}: {pair}" for key, pair in pairs.items())
 
 
 def save_model(run: Run, trainer: Any) -> None:

@@ -4,7 +4,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,11 @@ YES_OR_NO = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "
 
 
 def find_columns(
-    sources: dict[str, Source], count: int, text_columns: Sequence[str] | None, label_columns: Sequence[str] | None
+    sources: dict[str, Source],
+    count: int,
+    text_columns: Sequence[str] | None,
+    label_columns: Sequence[str] | None,
+    trained: dict[str, Any] | None = None,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of the text columns, which all splits must have, and of the label columns, which a test split may lack;
     from the first row of the first split. Inferred ones are printed.
@@ -40,16 +44,22 @@ def find_columns(
         count: of texts in a row, 1 or 2.
         text_columns, label_columns: what the user or the task says; None infers. Several label columns hold 0 or 1
             each.
+        trained: the settings of a model that is used as it is; its columns are taken where they are there.
 
     Raises:
         InputError: a column is missing, or what is meant cannot be told; with the columns that are there.
     """
-    first_rows = {source.name: next(source.rows(), (None, None))[1] for source in sources.values()}
-    empty = next((name for name, row in first_rows.items() if row is None), None)
+    first_rows = {}
+    for source in sources.values():  # of JSON lines the first row may lack what others have
+        rows = [row for _, row in islice(source.rows(), 100)]
+        first_rows[source.name] = {name: value for row in reversed(rows) for name, value in row.items()}
+    empty = next((name for name, row in first_rows.items() if not row), None)
     if empty is not None:
         raise InputError(f"{empty}: holds no rows; check the file and its format")
     name, row = next(iter(first_rows.items()))
-    texts, labels = tuple(text_columns or ()), tuple(label_columns or ())
+    as_trained = ((trained or {}).get(of) or () for of in ("text_columns", "label_columns"))
+    as_trained = [known if all(column in row for column in known) else () for known in as_trained]
+    texts, labels = map(tuple, (text_columns or as_trained[0], label_columns or as_trained[1]))
     if not next(iter(sources.values())).has_header and len(row) <= count + 1:  # the texts, then the label
         texts = texts or tuple(row)[:count]
         labels = labels or tuple(column for column in row if column not in texts)[:1]
@@ -61,7 +71,7 @@ def find_columns(
     if not (text_columns and label_columns):
         named = " and ".join(texts), ", ".join(labels) or "none"
         others = ", ".join(column for column in row if column not in (*texts, *labels)) or "none"
-        log.info("%s: reading column %s as the text, %s as the label; not read: %s.", name, *named, others)
+        log.info("%s: reading column %s as text, %s as label; not read: %s.", name, *named, others)
     for name, row in first_rows.items():
         there = f"only {', '.join(row)}; name"
         missing = next((column for column in texts if column not in row), None)
@@ -123,7 +133,7 @@ def labelled_texts(
             "text_pair": texts[1] if len(texts) > 1 else None,
             "label": label_of(where, row, label_columns, names, is_task) if is_labelled else None,
             "place": place,
-            "note": "" if all(text.strip() for text in texts) else "empty text",
+            "note": "" if all(text.strip() for text in texts) else "empty text, which is kept",
         }
 
 
@@ -215,6 +225,8 @@ def checked_labels(
     withheld = {WITHHELD} if "+" not in everywhere and len(everywhere) != 2 and not several else set()
     datasets = without_unlabelled(datasets, withheld, several)
     values = of_split.get("train", everywhere) - withheld
+    if "train" in datasets and names is None and not several:
+        check_commas(data.source_name(datasets["train"], "train"), values)
     if several:
         values = {name for label in values for name in names_in(label)}
     if regression is None:
@@ -236,6 +248,19 @@ def checked_labels(
         example = max(sorted(everywhere), key=lambda label: label.count("|"))
         log.info('Rows may have several labels or none, as "%s": %d labels in all.', example, len(ordered))
     return datasets, ordered, several
+
+
+def check_commas(where: str, labels: set[str]) -> None:
+    """Refuse numbers with a decimal comma, and warn of labels that are made of others."""
+    parts = {label: re.split(" *[,;] *", label) for label in labels if re.search("[,;]", label)}
+    if parts and all(is_number(label.replace(",", ".")) for label in labels):
+        raise InputError(
+            f'{where}: labels such as "{min(parts)}" have a decimal comma; write a point, or a bar between labels'
+        )
+    joined = sorted(label for label in parts if labels.issuperset(parts[label]))
+    if joined:
+        bars = "|".join(parts[joined[0]])
+        log.warning('%s: "%s" counts as one class; several labels of a row are written %s.', where, joined[0], bars)
 
 
 def without_unlabelled(datasets: Any, withheld: set[str], several: bool) -> Any:

@@ -51,6 +51,8 @@ def choose_threshold(scores: np.ndarray, is_right: np.ndarray, goal: str) -> flo
 
     >>> choose_threshold(np.array([0.1, 0.4, 0.6, 0.9]), np.array([False, True, False, True]), "precision>=0.9")
     0.75
+    >>> choose_threshold(np.array([0.1, 0.2, 0.8, 0.9]), np.array([False, False, True, True]), "precision>=0.5")
+    0.5
     """
     from sklearn.metrics import precision_recall_curve
 
@@ -64,7 +66,8 @@ def choose_threshold(scores: np.ndarray, is_right: np.ndarray, goal: str) -> flo
     else:
         held, other = (precision, recall) if name == "precision" else (recall, precision)
         worth = np.where(held >= float(least), other, -1.0)
-    best = int(worth.argmax())
+    # Of equals the one with the higher precision, or else recall: both change with the threshold in one direction.
+    best = int(np.flatnonzero(worth == worth.max())[-1 if name == "precision" else 0])
     return float((at[best] + (at[best - 1] if best else 0.0)) / 2) if worth[best] >= 0 else None
 
 
@@ -76,17 +79,14 @@ def tune(goal: str | None, logits: np.ndarray, gold: np.ndarray, label_list: Seq
         logits: of validation, rows x labels.
         gold: 0 or 1 for each row and label, or the class of each row.
     """
-    if label_list is None or np.ndim(gold) == 2:
-        temperature = 1.0
-    else:
-        temperature = fit_temperature(logits, gold)
-        log.info("Temperature, fitted on validation: %.3f; probabilities come of logits divided by it.", temperature)
+    is_class = label_list is not None and np.ndim(gold) == 1
+    temperature = within_limits(fit_temperature(logits, gold)) if is_class else 1.0
     thresholds = None if goal is None else choose_thresholds(goal, logits / temperature, gold, label_list)
     return {"temperature": temperature, "thresholds": thresholds}
 
 
 def fit_temperature(logits: np.ndarray, gold: np.ndarray) -> float:
-    """The temperature from 0.5 to 5 with which the right classes are likeliest (Guo et al. 2017, section 4.2). It
+    """The temperature from 0.1 to 10 with which the right classes are likeliest (Guo et al. 2017, section 4.2). It
     changes no answer, only how sure one is.
 
     >>> round(fit_temperature(np.array([[0.0, 4.0]] * 4), np.array([1, 1, 1, 0])), 2)  # 4 / log 3
@@ -97,7 +97,20 @@ def fit_temperature(logits: np.ndarray, gold: np.ndarray) -> float:
     def loss(temperature: float) -> float:
         return -log_softmax(logits / temperature, axis=-1)[np.arange(len(gold)), gold].mean()
 
-    return float(minimize_scalar(loss, bounds=(0.5, 5.0), method="bounded").x)
+    return float(minimize_scalar(loss, bounds=(0.1, 10.0), method="bounded").x)
+
+
+def within_limits(temperature: float) -> float:
+    """A fitted temperature, printed; 1 at either limit, to which answers that are all right, or all alike, drive it.
+
+    >>> within_limits(1.5), within_limits(0.100001)
+    (1.5, 1.0)
+    """
+    if 0.11 < temperature < 9.5:
+        log.info("Temperature, fitted on validation: %.3f; probabilities come from logits divided by it.", temperature)
+        return temperature
+    log.info("Temperature: 1, for the answers on validation do not determine one.")
+    return 1.0
 
 
 def choose_thresholds(goal: str, logits: np.ndarray, gold: np.ndarray, label_list: Sequence[str]) -> dict[str, float]:
@@ -111,7 +124,7 @@ def choose_thresholds(goal: str, logits: np.ndarray, gold: np.ndarray, label_lis
     if beyond:
         log.warning("No threshold gives %s on validation for %s; 0.5 stays.", goal, ", ".join(beyond))
     thresholds = {label: 0.5 if threshold is None else threshold for label, threshold in thresholds.items()}
-    shown = ", ".join(f"{label} {threshold:.3f}" for label, threshold in thresholds.items())
+    shown = ", ".join(f"{label} {threshold:.3g}" for label, threshold in thresholds.items())
     log.info("Thresholds for %s, chosen on validation, whose scores at them therefore flatter: %s.", goal, shown)
     return thresholds
 

@@ -28,10 +28,11 @@ from transformers import AutoConfig, AutoTokenizer, Trainer, TrainerCallback, Tr
 from common.errors import InputError, hub_errors, told_by_main_process
 from common.metrics import reported
 from common.packing import pack, replace_dropout
+from common.thresholds import within_limits
 
 log = logging.getLogger("recipes")
 SKIPPED_STEPS_AT_MOST = 30
-TEMPERATURES = np.geomspace(0.5, 5.0, 64)
+TEMPERATURES = np.geomspace(0.1, 10.0, 120)
 
 
 # The machine
@@ -77,17 +78,18 @@ def cpu_bf16_speedup() -> float:
     """How many times faster this CPU multiplies matrices in bf16 than in fp32; 0 where it has no instruction for it.
 
     Measured on the machine, not read from a list: with AMX the ratio is about 5, with AVX512-BF16 alone some processors
-    reach 3 and others 0.6. About 0.1 s.
+    reach 3 and others 0.6. About 0.2 s.
     """
     has = getattr(torch.cpu, "get_capabilities", dict)()  # an older PyTorch says nothing and is measured
     if has and not any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")):
         return 0.0
-    seconds = []
-    for dtype in (torch.float32, torch.bfloat16):
-        x, weight = torch.ones(512, 768, dtype=dtype), torch.ones(3072, 768, dtype=dtype)
-        multiply = functools.partial(nn.functional.linear, x, weight)
-        seconds.append(min(timeit.repeat(multiply, number=1, repeat=6)))
-    return seconds[0] / seconds[1]
+    pairs = [
+        (torch.ones(512, 768, dtype=of), torch.ones(3072, 768, dtype=of)) for of in (torch.float32, torch.bfloat16)
+    ]
+    timers = [timeit.Timer(functools.partial(nn.functional.linear, *pair)) for pair in pairs]
+    # In turn, so that other work on the machine slows both.
+    fp32, bf16 = map(min, zip(*[[timer.timeit(1) for timer in timers] for _ in range(12)], strict=True))
+    return fp32 / bf16
 
 
 def padding_multiple(training_args: TrainingArguments) -> int | None:
@@ -177,6 +179,9 @@ class RecipeTrainer(Trainer):
         if self.args.process_index:
             torch.manual_seed(self.args.seed + self.args.process_index)
         result = super().train(*args, **kwargs)
+        if self.args.load_best_model_at_end:
+            best = Path(self.state.best_model_checkpoint or "").name
+            log.info("Kept: %s, the best on validation (%s).", best, self.state.best_metric)
         self.check_weights()
         self.useful_tokens = int(self.accelerator.reduce(torch.as_tensor(self.useful_tokens, device=self.args.device)))
         return result
@@ -224,6 +229,8 @@ class RecipeTrainer(Trainer):
             return super().training_step(model, inputs, *args, **kwargs)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        # A loss of your own may want these; unlike logits they differ in shape, and would fill the memory.
+        kwargs["ignore_keys"] = ["past_key_values", "hidden_states", "attentions", *(kwargs.get("ignore_keys") or ())]
         with self.explained("halve --per_device_eval_batch_size"):
             return super().prediction_step(model, inputs, *args, **kwargs)
 
@@ -448,7 +455,8 @@ def span_loss(label_smoothing: float) -> Callable:
                 (outputs["start_logits"], outputs["end_logits"]), labels.unbind(1), strict=True
             )
         )
-        return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+        count = (labels != -100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        return total / count
 
     return compute_loss
 
@@ -507,9 +515,7 @@ def token_temperature(trainer: Trainer, features: Any) -> float:
     trainer.compute_metrics, trainer.preprocess_logits_for_metrics = None, likelihoods
     losses = trainer.predict(features).predictions.sum(axis=0)
     trainer.compute_metrics, trainer.preprocess_logits_for_metrics = kept
-    temperature = float(TEMPERATURES[losses.argmin()])
-    log.info("Temperature, fitted on validation: %.3f; probabilities come of logits divided by it.", temperature)
-    return temperature
+    return within_limits(float(TEMPERATURES[losses.argmin()]))
 
 
 # The model
@@ -599,10 +605,12 @@ def ignore_padding(model: nn.Module, args: Any, inputs: dict[str, torch.Tensor],
             )
 
 
-def has_several_labels(name: str) -> bool:
-    """Whether a trained model gives a row several labels; nothing of the data says it where each row has one."""
+def settings_of(name: str) -> dict[str, Any]:
+    """`recipe_settings` of a trained model, and whether it gives a row `several` labels, which nothing of the data says
+    where each row has one."""
     with hub_errors("model", name):
-        return AutoConfig.from_pretrained(name).problem_type == "multi_label_classification"
+        config = AutoConfig.from_pretrained(name)
+    return recipe_settings(config) | {"several": config.problem_type == "multi_label_classification"}
 
 
 def model_label_list(name: str, labels: Sequence[str], is_trained: bool, new_head: bool = False) -> list[str] | None:

@@ -15,6 +15,7 @@ from itertools import accumulate, chain, groupby, pairwise
 from typing import Any
 
 import numpy as np
+from scipy.special import logsumexp, softmax
 
 from common import data, metrics
 from common.data import Row, Source
@@ -22,7 +23,7 @@ from common.errors import InputError, check_at_least_one
 
 log = logging.getLogger("recipes")
 TOKEN_COLUMNS, TAG_COLUMNS = ("tokens", "words"), ("ner_tags", "tags", "labels", "ner")
-SENTENCE_COLUMNS = ("sentence #", "sentence_id", "sentence id", "sent_id", "sentence")
+SENTENCE_COLUMNS = ("sentence #", "sentence_id", "sentence id", "sent_id", "sentence_number", "sentence")
 SPAN_COLUMNS = ("entities", "spans", "ents", "label", "labels")
 ONE_FORM = 'write {"tokens": ["Ada", "ran"], "ner_tags": ["B-PER", "O"]} or ' + data.SPANS
 CLITIC = r"['’](?:s|re|ve|ll|d|m)\b"
@@ -183,7 +184,8 @@ def tagged_sentences(
 
 def sentence_rows(source: "Source", tokens_column: str | None = None, tags_column: str | None = None) -> Iterator[Row]:
     """Rows of a source, each a sentence. Of a table with a word a row (as `sentence #,word,pos,tag`) those that follow
-    each other under one name of a sentence, which may stand in its first row alone.
+    each other under one name of a sentence and, where there is that column, of a `document`; either may stand in its
+    first row alone.
 
     >>> rows = [{"sentence #": "1", "word": "Ada", "tag": "B-PER"}, {"sentence #": "", "word": "ran", "tag": "O"}]
     >>> next(sentence_rows(Source("a.csv", "", given=[("line 2", rows[0]), ("line 3", rows[1])])))
@@ -203,11 +205,18 @@ def sentence_rows(source: "Source", tokens_column: str | None = None, tags_colum
     if place is None or sentence is None or not isinstance(row.get(word), str):
         yield from chain([(place, row)] if place else [], rows)
         return
-    rows = accumulate(rows, lambda last, row: (row[1][sentence] or last[0], row), initial=(row[sentence], (place, row)))
-    for _, group in groupby(rows, key=lambda named: named[0]):
-        places, of_words = zip(*(row for _, row in group), strict=True)
+    names = [sentence, *(["document"] if "document" in row else [])]
+    known = dict.fromkeys(names, "")
+
+    def named(row: Row) -> tuple:
+        known.update({name: row[1][name] for name in names if row[1].get(name)})
+        return tuple(known.values())
+
+    for (_, *document), group in groupby(chain([(place, row)], rows), key=named):
+        places, of_words = zip(*group, strict=True)
         tagged = {tags_column or "ner_tags": [of_word[tag] for of_word in of_words]} if tag else {}
         tokens = {tokens_column or "tokens": [of_word[word] for of_word in of_words]}
+        tokens |= {"document": document[0]} if document else {}
         yield places[0], tokens | tagged | {"lines": [int(place.split()[-1]) for place in places]}
 
 
@@ -265,7 +274,10 @@ def tagged_row(
     if tokens_column is None and "text" in row and (tokens_name is None or {*SPAN_COLUMNS[:3]} & {*row}):
         return example | tagged_text(name, place, row)
     if tokens_name is None or tokens_name not in row:
-        remedy = f"name it with --tokens_column, call a file of a word and its tag a line .conll, or {ONE_FORM}"
+        remedy = (
+            "name it with --tokens_column, name the sentence of each word in a column sentence_id, call a file of a "
+        )
+        remedy += f"word and its tag a line .conll, or {ONE_FORM}"
         raise InputError(f"{name}, {place}: no column of words among {list(row)}; {remedy}")
     tokens = row[tokens_name]
     if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
@@ -529,7 +541,7 @@ def resolve_context(args: Any, trained: dict[str, Any], datasets: Any) -> dict[s
     if context == "document" and size is None and not any(any(of["document"][:]) for of in datasets.values()):
         raise InputError(
             "--context document: the files mark no documents, with lines -DOCSTART- or a column document; "
-            "--document_size 10 takes so many sentences for one"
+            "--document_size 10 takes so many sentences for one, --context sentence reads each alone"
         )
     return {"context": context, "document_size": size}
 
@@ -618,14 +630,14 @@ def legal_tags(
     label_list: Sequence[str],
 ) -> tuple[list[list[str]], list[list[float]]]:
     """The likeliest tags of each sentence in which every I- continues an entity of its type (Viterbi 1967), and the
-    probability of each tag.
+    probability of each tag among all such sequences (forward-backward, Rabiner 1989).
 
     Args:
         log_probabilities: of the labels, windows x positions x labels; the rest as in `values_of_words`.
 
     >>> windows = np.log([[[0.6, 0.3, 0.1], [0.1, 0.2, 0.7]]])
     >>> legal_tags(windows, [[0, 1]], [0], [2], ["O", "B-PER", "I-PER"])
-    ([['B-PER', 'I-PER']], [[0.3, 0.7]])
+    ([['B-PER', 'I-PER']], [[0.625, 0.4375]])
     """
     outside = [0.0 if label == "O" else -1e9 for label in label_list]
     is_begin = np.array([not label.startswith("I-") for label in label_list])
@@ -644,7 +656,13 @@ def legal_tags(
             path.append(int(previous[path[-1]]))
         path.reverse()
         tags.append([label_list[i] for i in path])
-        probabilities.append(np.exp(scores[np.arange(len(path)), path]).round(6).tolist())
+        before, after = [scores[0] + np.where(is_begin, 0.0, -1e9)], [np.zeros(len(types))]
+        for score in scores[1:]:
+            before.append(logsumexp(before[-1][:, None] + penalty, axis=0) + score)
+        for score in scores[:0:-1]:
+            after.append(logsumexp(penalty + score + after[-1], axis=1))
+        shares = softmax(np.array(before) + after[::-1], axis=1)
+        probabilities.append(shares[np.arange(len(path)), path].round(6).tolist())
     return tags, probabilities
 
 
@@ -701,7 +719,8 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
             trivial=trivial,
         )
     meaning = (
-        "pieces: word pieces read together, mean; longest: 99 % are not longer. windowed: read in several windows.\n"
+        "pieces: word pieces read together, mean; longest: 99 % are not longer. windowed: read in several windows;\n"
+        "with --context document a window holds several sentences.\n"
         "in train: sentences that also occur in train. no piece: words that the tokenizer drops, tagged O."
     )
     return metrics.show_facts(facts, meaning, tolerated=0.1)

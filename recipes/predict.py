@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None, keep: bool = True) -> list[dict[str, Any
     rows = predictor.rows()
     if rows:
         of = f"{len(rows)} of {total} inputs" if len(rows) < total else "all inputs"
-        scored = f"Scored against {args.file or 'the input'}, {of}: {predictor.scored(rows)}"
+        scored = f"Scored against {args.file or 'the input'}, {of}, in fp32: {predictor.scored(rows)}"
         print(scored, file=sys.stderr if args.json else sys.stdout)
     return answers
 
@@ -324,9 +324,8 @@ class Classifier(Predictor):
 
     def __init__(self, args: argparse.Namespace, config: Any):
         super().__init__(args, config)
-        as_trained = self.trained.get(
-            "text_columns", args.text_columns or ["text", "text_pair"][: 1 + bool(args.text_pair)]
-        )
+        columns = args.text_columns or ["text", "text_pair"][: 1 + bool(args.text_pair)]
+        as_trained = self.trained.get("text_columns", columns)
         self.columns, self.label_columns = ["text", "text_pair"][: len(as_trained)], ()
         self.several = config.problem_type == "multi_label_classification"
         self.thresholds = self.trained.get("thresholds")
@@ -337,18 +336,17 @@ class Classifier(Predictor):
             return
         # As trained where the file has those columns; else inferred, as many.
         source = Source(args.file, digest="", path=args.file, has_header=not args.no_header)
-        _, first = next(source.rows(), (None, {}))
-        known = args.text_columns or (as_trained if all(c in first for c in as_trained) else None)
         sources = {"train" if args.label_column else "test": source}  # a test file may lack the label
-        self.columns, self.label_columns = texts.find_columns(sources, len(as_trained), known, args.label_column)
+        self.columns, self.label_columns = texts.find_columns(
+            sources, len(as_trained), args.text_columns, args.label_column, self.trained | {"text_columns": as_trained}
+        )
         # Several columns of 0 and 1 that are not the model's labels are something else.
-        if len(self.label_columns) > 1 and not (
-            args.label_column or {*self.label_columns} <= {*(self.label_list or ())}
-        ):
+        is_known = args.label_column or {*self.label_columns} <= {*(self.label_list or ())}
+        if len(self.label_columns) > 1 and not is_known:
             self.label_columns = ()
-        if not known and "text_columns" in self.trained:
+        if not args.text_columns and "text_columns" in self.trained and self.columns != tuple(as_trained):
             pairs = (f"{column} is read as {name}" for column, name in zip(self.columns, as_trained, strict=True))
-            print(f"{args.file}: {', '.join(pairs)}.", file=sys.stderr)
+            print(f"{args.file}: {', '.join(pairs)} (--no_header if line 1 is data).", file=sys.stderr)
 
     def has_text(self, row: dict[str, Any]) -> bool:
         return any(str(row.get(column) or "").strip() for column in self.columns) or not (set(self.columns) & set(row))
@@ -442,7 +440,9 @@ class Reader(Predictor):
         spans = questions.choose_answers(starts, ends, features, batch["context"], **limits)
         # Whether a question may have no answer, and above which null odds it is given none.
         version_2 = self.trained.get("version_2_with_negative", False)
-        given = metrics.chosen_answers(spans, self.trained.get("null_threshold", 0.0) if version_2 else None)
+        for of_row in spans:  # so that the order and the probabilities of the answers agree with what is given
+            of_row["null_score"] -= self.trained.get("null_threshold", 0.0)
+        given = metrics.chosen_answers(spans, 0.0 if version_2 else None)
         self.gold += [row["answers"] for row in rows]
         self.found += given
         answers = []
@@ -460,7 +460,10 @@ class Reader(Predictor):
         for answer in answers:
             candidates = [{"text": answer["answer"], **answer}, *answer["next"]]
             keys = ("probability", "start", "end")
-            cells = [[c["text"] or "no answer", *("-" if c[k] is None else c[k] for k in keys)] for c in candidates]
+            cells = [
+                [" ".join(c["text"].split()) or "no answer", *("-" if c[k] is None else c[k] for k in keys)]
+                for c in candidates
+            ]
             cells[0][0] += " (unsure)" * answer.get("unsure", False)
             lines.append(f"{answer['question']}\n{metrics.table(['answer', *keys], cells)}\n")
         return lines

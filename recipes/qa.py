@@ -180,7 +180,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         if training_args.do_train and split == "validation" and version_2:
             model.config.recipe["null_threshold"] = results["eval_best_threshold"]
         spans = decode(output.predictions, features[split], datasets[split], limits)
-        questions.show_answers(split, datasets[split], facts[split], spans, scores, version_2)
+        log.info("%s: %s.", split, metrics.score_line(scores))
+        metrics.show_trivial(facts[split].get("trivial"), ["exact_match", "f1"])
         for name, (rows, form) in questions.answer_files(datasets[split], spans, version_2).items():
             runs.write_predictions(run.file(name, split), rows, form)
 

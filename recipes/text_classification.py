@@ -70,24 +70,25 @@ DEFAULTS = dict(
 FEATURES = Features({name: Value("string") for name in ("text", "text_pair", "label", "place", "note")})
 
 
-def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[DatasetDict, list | None, bool, list]:
+def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[DatasetDict, list | None, bool, dict]:
     """Splits of texts and labels; the label names in their order, or None where a score is learned; whether a text may
     have several labels; the columns read."""
     columns, names, _ = TASKS.get(args.task_name, (None, None, None))
     sources = data.find_sources(args, training_args)
+    trained = {} if training_args.do_train else training.settings_of(args.model_name_or_path)
     columns, label_columns = texts.find_columns(
-        sources, 1, args.text_columns or columns, args.label_column or (["label"] if columns else None)
+        sources, 1, args.text_columns or columns, args.label_column or (["label"] if columns else None), trained
     )
     options = dict(text_columns=columns, label_columns=label_columns, names=names, is_task=args.task_name is not None)
     datasets = data.load_splits(sources, texts.labelled_texts, FEATURES, **options)
     regression = args.regression if args.task_name is None else names is None
-    several = None if training_args.do_train else training.has_several_labels(args.model_name_or_path)
-    datasets, label_list, several = texts.checked_labels(datasets, names, regression, several)
+    datasets, label_list, several = texts.checked_labels(datasets, names, regression, trained.get("several"))
     thresholds.check_goal(args.threshold_for, label_list, several, training_args)
     if training_args.do_train and training_args.do_eval and "validation" not in datasets:
         groups = texts.label_groups(datasets["train"], label_list is None)
         datasets |= data.hold_out(datasets["train"], training_args.seed, **groups)
-    return data.take_rows(datasets, args), label_list, several, list(columns)
+    columns = dict(text_columns=list(columns), label_columns=list(label_columns))
+    return data.take_rows(datasets, args), label_list, several, columns
 
 
 def preprocess(datasets: DatasetDict, label_list: list | None, several: bool, tokenizer, max_length) -> DatasetDict:
@@ -137,7 +138,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # 5. Features. What recipes/predict.py needs beside the weights stands in the config.
     max_length, _ = training.resolve_lengths(tokenizer, model.config, args.max_seq_length, 0)
-    settings = dict(task_name=args.task_name, text_columns=columns, max_seq_length=max_length, doc_stride=0)
+    settings = dict(task_name=args.task_name, **columns, max_seq_length=max_length, doc_stride=0)
     trained = {} if training_args.do_train else training.recipe_settings(model.config)
     settings |= thresholds.as_trained(trained, label_list)
     model.config.recipe = dict(module=Path(__file__).stem, task="text-classification", **settings)

@@ -123,6 +123,19 @@ def test_text_classification_learns_and_keeps_its_checked_labels(tiny, tmp_path,
         test("hot", ["a day,Hot"])
 
 
+def test_a_model_is_scored_on_the_columns_that_it_was_trained_with(tiny, tmp_path, capsys):
+    files = {}
+    for split, seed in (("train", 0), ("test", 1)):
+        rows = [f"{i},{text},{('chilly', 'cosy')[label]}" for i, (text, label) in enumerate(sentences(40, seed))]
+        files[f"{split}_file"] = write_csv(tmp_path / f"{split}.csv", rows, "nr,body,felt")
+    results = train(text_classification, tiny, tmp_path, "--text_columns body --label_column felt", **files)
+    again = f"--do_train false --model_name_or_path {tmp_path}/run --test_file {files['test_file']}"
+    scores = run(text_classification, again, output_dir=tmp_path / "again")
+    assert scores["test_accuracy"] == results["test_accuracy"]
+    predict.main(["--model", str(tmp_path / "run"), "--file", files["test_file"]])
+    assert f"accuracy {scores['test_accuracy']:.4f}" in capsys.readouterr().out
+
+
 def test_mrpc_from_files_has_mrpcs_metrics_and_names(tiny, tmp_path):
     """The example scripts report accuracy only, for their metric hangs on the Hub's task name."""
     rows = [f"1,{text},{text if label else 'a cold day'},{label}" for text, label in sentences(60, 1)]

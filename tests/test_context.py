@@ -1,10 +1,14 @@
 """NER with the context of the document, and learning rates by layer."""
 
+from itertools import product
+
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from common import training, words
+from common.words import legal_tags
 from recipes import ner, predict
 from tests.conftest import flags_of, read_lines, read_words, run, save_tiny_bert, write
 
@@ -73,6 +77,20 @@ def test_viterbi_gives_legal_tags_and_predict_gives_the_same(ner_line, small_fil
     answers = predict.main(["--model", str(tmp_path / "run"), "--file", small_files["test"], "--json"])
     assert [answer["tags"] for answer in answers] == [row["predicted"] for row in rows]
     assert answers[0]["probabilities"] == pytest.approx(rows[0]["probabilities"], abs=2e-4)
+
+
+def test_probabilities_of_legal_tags_are_those_of_all_legal_sequences():
+    labels = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+    words = np.random.default_rng(0).dirichlet(np.ones(5), 4)
+    legal = {}
+    for path in product(range(5), repeat=4):
+        tags = [labels[i] for i in path]
+        if all(tag[0] != "I" or before[2:] == tag[2:] for before, tag in zip(["O", *tags], tags, strict=False)):
+            legal[path] = np.prod(words[range(4), path])
+    best = max(legal, key=legal.get)
+    shares = [sum(p for path, p in legal.items() if path[i] == best[i]) / sum(legal.values()) for i in range(4)]
+    tags, sure = legal_tags(np.log([words]), [range(4)], [0], [4], labels)
+    assert tags == [[labels[i] for i in best]] and sure[0] == pytest.approx(shares, abs=1e-6)
 
 
 def test_documents_that_no_file_marks_have_a_size(model, tmp_path):

@@ -193,6 +193,7 @@ def test_two_benchmarks_are_compared_task_by_task(fake_runs, tmp_path, monkeypat
         glue.main(flags(tmp_path / name, "--tasks", "mrpc", "--seeds", "1", "2"))
         folders.append(str(tmp_path / name / "bert-base-cased"))
     text = compare(*folders)
+    assert compare(str(Path(folders[0]).parent), folders[1]).split("\n")[1:] == text.split("\n")[1:]
     low, high = map(float, next(line for line in text.splitlines() if line.startswith("mrpc accuracy")).split()[-2:])
     # Of 600 rows alone the interval would be some 0.05 wide; B's seeds are 0.37 apart.
     assert low < -0.1 and high > 0.1

@@ -92,6 +92,12 @@ def test_a_long_question_is_cut_and_counted_and_the_context_is_not(tokenizer):
         tokenize_questions(batch, [0, 1], tokenizer, max_length=8, stride=5)
 
 
+def test_an_answer_that_cannot_be_placed_is_not_trained_as_no_answer(tokenizer):
+    batch = {"question": ["when?"] * 2, "context": ["a b a"] * 2, "answers": [["a"], []], "answer_starts": [[-1], []]}
+    labels = tokenize_questions(batch, [0, 1], tokenizer, max_length=24, stride=6, labelled=True)["labels"]
+    assert labels == [[-100, -100], [0, 0]]
+
+
 # The choice of answers
 
 
@@ -244,6 +250,9 @@ def test_span_loss_equals_the_models_own_and_does_not_depend_on_the_parts():
     own = sum(torch.nn.functional.cross_entropy(outputs[name], labels[:, i]) for i, name in enumerate(outputs))
     whole = span_loss(0.0)(outputs, labels)
     assert whole.item() == pytest.approx(own.item() / 2)
+    unplaced = torch.cat([labels, torch.full((2, 2), -100)])  # of answers that stand twice, without a start
+    more = {name: torch.cat([logits, logits[:2]]) for name, logits in outputs.items()}
+    assert span_loss(0.0)(more, unplaced).item() == pytest.approx(whole.item())
     parts = [
         span_loss(0.0)({n: o[part] for n, o in outputs.items()}, labels[part], num_items_in_batch=12)
         for part in (slice(0, 1), slice(1, 6))
@@ -352,6 +361,7 @@ def test_version_2_from_end_to_end(tiny, tmp_path, capsys):
     answers = predict.main(["--model", str(folder), "--file", files[1], "--json"])
     given_none = {a["id"] for a in answers if not a["answer"]}
     assert given_none == {key for key, value in odds.items() if value > config["null_threshold"]}
+    assert all(a["probability"] >= b["probability"] for a in answers for b in a["next"])
     # The same questions with their answers withheld: still the rules of 2.0, and the same answers.
     document = read_json(Path(files[1]))
     for paragraph in document["data"][0]["paragraphs"]:

@@ -123,6 +123,9 @@ def fake_jobs(monkeypatch, commands):
     monkeypatch.setattr(runner, "run_jobs", run_jobs)
 
 
+ARGUMENTS = {}
+
+
 def leave_run(folder, value):
     rate = float(value.get("--learning_rate", 0.1))
     rows = read_lines(Path(value["--validation_file"]))
@@ -131,7 +134,7 @@ def leave_run(folder, value):
         row["label_probability"] = 0.5 + rate if row["predicted"] == row["label"] else 0.5 - rate
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "predictions.jsonl", rows)
-    record = {"status": "finished", "results": {"eval_accuracy": 0.5 + rate}, "arguments": {}}
+    record = {"status": "finished", "results": {"eval_accuracy": 0.5 + rate}, "arguments": ARGUMENTS}
     record["data"] = {"labels": ["no", "yes"], "splits": {"train": {"classes": {"no": 3, "yes": 2}}}}
     write(folder / "run.json", json.dumps(record))
 
@@ -175,6 +178,14 @@ def test_folds_give_every_row_an_answer_and_the_wrong_label_comes_first(sweep_fl
     capsys.readouterr()
     sweep.main(argv)
     assert capsys.readouterr().out.count("finished before") == 16
+
+
+def test_where_lower_is_better_the_lowest_comes_first(sweep_flags, monkeypatch):
+    fake_jobs(monkeypatch, [])
+    monkeypatch.setitem(ARGUMENTS, "greater_is_better", False)
+    monkeypatch.setitem(ARGUMENTS, "metric_for_best_model", "accuracy")
+    results = sweep.main(flags_of(sweep_flags, "--learning_rates 0.3 0.1 --folds 2"))
+    assert [result["mean"] for result in results] == [0.6, 0.8]
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def series(history: Sequence[dict], key: str) -> pd.Series:
 
 def learning_curves(history: Sequence[dict], score: str | None) -> list[dict[str, Any]]:
     """Charts of loss, of the score on validation, and of the learning rate, over steps."""
-    score = re.sub("^test_", "eval_", score or "")
+    score = validation_name(score)
     names = {
         "Loss": {"loss": "training", "eval_loss": "validation"},
         f"Validation: {score.removeprefix('eval_').replace('_', ' ')}": {score: "score"},
@@ -108,6 +108,15 @@ def learning_curves(history: Sequence[dict], score: str | None) -> list[dict[str
     }
     lines = {c: {of[key]: values for key in of if len(values := series(history, key))} for c, of in names.items()}
     return [chart(partial(draw_lines, of), caption) for caption, of in lines.items() if of]
+
+
+def validation_name(score: str | None) -> str:
+    """Under which name the Trainer logged a score: of validation, and not at a threshold that was chosen later.
+
+    >>> validation_name("test_tuned_f1")
+    'eval_f1'
+    """
+    return re.sub("^test_", "eval_", score or "").replace("_tuned_", "_")
 
 
 def draw_lines(lines: dict[str, pd.Series], axes: Any) -> None:
@@ -125,7 +134,7 @@ def advice(history: Sequence[dict], score: str | None) -> list[str]:
     'The training loss hardly moved (0.7 to 0.7)'
     """
     said = []
-    keys = ("loss", "eval_loss", re.sub("^test_", "eval_", score or ""))
+    keys = ("loss", "eval_loss", validation_name(score))
     losses, validation, scores = (series(history, key) for key in keys)
     part = max(1, len(losses) // 5)
     first, last = losses.head(part).mean(), losses.tail(part).mean()
@@ -288,8 +297,14 @@ def reliability(rows: list[dict]) -> dict[str, Any]:
         axes.set(xlabel="probability of what is predicted", ylabel="share that is right")
         axes.set(xlim=(0, 1.03), ylim=(0, 1.03))
 
-    gap = confidence.mean() - is_right.mean()
-    how = "about as sure as it is right" if abs(gap) < 0.03 else "too sure" if gap > 0 else "less sure than it may be"
+    gap, noise = confidence.mean() - is_right.mean(), is_right.std() / len(is_right) ** 0.5
+    how = (
+        "about as sure as it is right"
+        if abs(gap) < max(0.03, 2 * noise)
+        else "too sure"
+        if gap > 0
+        else "less sure than it may be"
+    )
     return chart(
         draw,
         f"Reliability: on the dotted line 0.7 would mean 7 of 10. Expected calibration error {error:.3f}; mean "

@@ -29,8 +29,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: holds no run ({error}); name the --output_dir of one") from None
+    except (OSError, ValueError):
+        raise InputError(f"{folder}: holds no run; name the --output_dir of one, or of a benchmark") from None
     if record["status"] != "finished":
         raise InputError(f"{folder}: its run is not finished; repeat its command")
     return record
@@ -71,6 +71,8 @@ def row_scores(rows: list[dict[str, Any]], record: dict[str, Any]) -> dict[str, 
 def runs_of(folder: Path) -> dict[str, list[str]]:
     """Task -> folders of its runs, one a seed, from the newest table of a benchmark that has it; a run alone is the
     only one of a task without a name."""
+    inner = {path.parent for path in folder.glob("*/glue-*.json")}
+    folder = inner.pop() if len(inner) == 1 else folder  # of the only model in the --output_dir of a benchmark
     tables = sorted(folder.glob("glue-*.json"), key=lambda path: path.stat().st_mtime)
     entries = [entry for path in tables for entry in json.loads(path.read_text(encoding="utf-8"))["scores"]]
     return {entry["task"]: [str(folder / name) for name in entry["runs"]] for entry in entries} or {"": [str(folder)]}
@@ -156,6 +158,8 @@ def compare_runs(a: list[str], b: list[str]) -> tuple[list[list[Any]], list[str]
             told_apart, difference = chance < 0.05, only_b - only_a
             percent = f"{100 * chance:.2g} %" if chance >= 1e-4 else "under 0.01 %"
             reason = f"; chance of seeing this if they were equal: {percent} (McNemar)."
+    precisions = [record.get("precision") for _, record in (read_a[0], read_b[0])]
+    said += [f"A was computed in {precisions[0]}, B in {precisions[1]}."] if len(set(precisions)) > 1 else []
     said += [*seen_in_training(a[0], rows), *seen_in_training(b[0], rows)]
     if not told_apart:
         return lines, [*said, f"A and B cannot be told apart on {len(rows)} rows."]
@@ -163,6 +167,8 @@ def compare_runs(a: list[str], b: list[str]) -> tuple[list[list[Any]], list[str]
 
 
 def main() -> None:
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        return print(__doc__)
     if len(sys.argv) != 3 or not all(sys.argv[1:]):
         raise InputError(
             "name two finished runs of a task, make compare A=runs/nli-mrpc B=runs/mine, or two benchmarks, "

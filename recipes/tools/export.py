@@ -185,6 +185,7 @@ def prove(args: argparse.Namespace, record: dict[str, Any], folder: Path) -> str
     exported, int8, lines, table_rows = OnnxModel(folder / "model.onnx"), folder / "model_int8.onnx", [], []
 
     def measure(label: str, model: Any, files: Iterable[Path]) -> dict[str, RowScore]:
+        print(f"{label}: scoring {len(inputs)} rows.", flush=True)
         scores = score(predictor, model, inputs, record)
         value = next((score.value for score in scores.values()), "-")
         times = [f"{milliseconds(predictor, model, size):.1f}" for size in BATCH_SIZES]
@@ -203,7 +204,7 @@ def prove(args: argparse.Namespace, record: dict[str, Any], folder: Path) -> str
         lost, text = verdict(name, scores[name], other[name], scale)
         lines.append(f"{label}: {text}.")
         if lost <= args.tolerance:
-            lines.append(f"Kept as {int8.name}: {label}, within {args.tolerance:g} points.")
+            lines.append(f"Kept as {int8.name}: {label}, within the tolerance of {args.tolerance:g}.")
             break
         int8.unlink()
     else:

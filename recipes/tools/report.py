@@ -120,8 +120,9 @@ def page(folder: Path) -> dict[str, Any]:
 def score_tiles(record: dict, rows: list[dict], split: str, name: str, value: float) -> tuple[list[tuple], list[str]]:
     """The score with its interval, beside a trivial answer and a published figure; and a warning in words."""
     metric, said = split_of(name)[1].removeprefix("tuned_"), []
+    title = metric.replace("_", " ") + " at the threshold" * ("tuned_" in name)
     if not rows:
-        return [(metric.replace("_", " "), number(value), split_of(name)[0])], []
+        return [(title, number(value), split_of(name)[0])], []
     score, base = row_score(rows, metric, record), trivial(record, split, metric)
     note = f"{split}, {len(rows)} rows"
     if score is not None and len(rows) > 1 and abs(score.value - value) < 1e-3:
@@ -129,7 +130,7 @@ def score_tiles(record: dict, rows: list[dict], split: str, name: str, value: fl
         note = f"95 % interval {number(low)} to {number(high)}; {note}"
         if base and base[1] >= low:
             said = [f"The score cannot be told from a trivial answer ({base[0]}) on {len(rows)} rows."]
-    tiles = [(metric.replace("_", " "), number(value), note)]
+    tiles = [(title, number(value), note)]
     tiles += [("trivial baseline", number(base[1]), base[0])] if base else []
     figure = published_figure(record, split, metric)
     return tiles + ([("published", number(figure[0]), figure[1])] if figure else []), said
@@ -140,11 +141,12 @@ def run_tiles(record: dict[str, Any]) -> list[tuple[str, str, str]]:
     arguments, seconds = record["arguments"], record.get("seconds", {})
     model, data = arguments["model_name_or_path"], own_file(arguments)
     parts = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items() if name != "total")
+    resumed = Path(record.get("resumed_from") or "").name
     tiles = [
         ("model", Path(model).name, model),
         ("data", Path(data or arguments["dataset_name"]).name, arguments.get("task_name") or data or ""),
         ("device", f"{record['device']}, {record['precision']}", f"processes: {record['processes']}"),
-        ("time", duration(seconds.get("total", 0)), parts),
+        ("time", duration(seconds.get("total", 0)), f"{parts}, since {resumed}" if resumed else parts),
     ]
     speed = record.get("useful_tokens_per_second")
     return tiles + ([("useful tokens a second", f"{speed:,.0f}", "of training, without padding")] if speed else [])
@@ -171,7 +173,7 @@ def answer_blocks(folder: Path, record: dict, rows: list[dict], split: str) -> l
 
 def run_blocks(record: dict[str, Any]) -> list[dict[str, Any]]:
     """All scores, and what repeats the run."""
-    scores = [[*split_of(name), number(value)] for name, value in record["results"].items() if name.islower()]
+    scores = [[*split_of(name), number(value)] for name, value in record["results"].items()]
     versions = ", ".join([record["started_at"], *(f"{name} {value}" for name, value in record["versions"].items())])
     all_scores = blocks.table(["split", "score", "value"], scores, "All scores.")
     return [all_scores, blocks.say(record["command"]), blocks.say(versions)]

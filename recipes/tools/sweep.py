@@ -173,6 +173,7 @@ def summarize(setting: tuple[str, ...], of_setting: list[Run]) -> dict[str, Any]
         bases += [base[1]] if base else []
         by_seed.setdefault(run.seed, []).extend(rows if run.fold else ())
     pooled = [row_scores(rows, record).get(metric) for rows in by_seed.values() if rows]
+    wanted = record["arguments"]
     is_whole = pooled and None not in pooled and len({len(rows) for rows in by_seed.values()}) == 1
     return {
         "setting": setting,
@@ -181,6 +182,7 @@ def summarize(setting: tuple[str, ...], of_setting: list[Run]) -> dict[str, Any]
         "mean": float(np.mean(scores)),
         "sd": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
         "trivial": float(np.mean(bases)) if bases else None,
+        "lower_is_better": wanted.get("greater_is_better") is False and wanted["metric_for_best_model"] == metric,
         "interval": bootstrap_interval(pooled) if is_whole else None,
     }
 
@@ -240,7 +242,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     failed = runner.run_all(jobs, args.jobs, validation_score)
     done = {setting: [run for run in of if run.job.name not in failed] for setting, of in planned.items()}
     results = [summarize(setting, of_setting) for setting, of_setting in done.items() if of_setting]
-    results.sort(key=lambda result: -result["mean"])
+    results.sort(key=lambda result: result["mean"] * (1 if result["lower_is_better"] else -1))
     best, lines = results[0]["setting"], []
     for result in results:
         numbers = [result["mean"], result["sd"], result["trivial"], *(result["interval"] or (None, None))]
@@ -263,6 +265,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
         write_lines(file, suspects + [row for row in answered if "belief" not in row])
         flags = shlex.join(["--train_file", str(file), *reading])
         said.append(f"Suspect labels: the first rows of {file}. To train on them once they are corrected: {flags}")
+        said.append("A --test_file beside it needs columns of the same names.")
     best_flags = [*passed_on, *best, "--output_dir", str(args.output_dir / "best")]
     said.append(f"The best: {runs.command_line(f'recipes.{args.recipe}', *best_flags)}")
     settings = [args.recipe, args.learning_rates, args.epochs, args.seeds, args.folds, passed_on]
