@@ -223,7 +223,7 @@ def test_a_trained_model_is_evaluated_as_it_was_trained(trained, tiny, files, tm
 def test_report_card_and_comparison(trained):
     folder, results = trained
     page = report.page(folder)
-    assert page["tiles"][0][:2] == ("micro f1", f"{results['test_tuned_micro_f1']:.4f}")
+    assert page["tiles"][0][:2] == ("micro f1 at the threshold", f"{results['test_tuned_micro_f1']:.4f}")
     assert page["tiles"][1][0] == "trivial baseline"
     answers = next(blocks for title, blocks in page["sections"] if title == "Answers on test")
     classes, _, mistakes, cost = answers
