@@ -19,6 +19,7 @@ from common.errors import (
     InputError,
     OneLineParser,
     check_at_least_one,
+    check_cache,
     check_range,
     go_offline_without_hub,
     is_main_process,
@@ -181,6 +182,7 @@ def parse_arguments(
             *(training_args.world_size, training_args.gradient_accumulation_steps),
         )
     from_files = args.train_file or args.validation_file or args.test_file
+    check_cache()
     go_offline_without_hub(args.model_name_or_path, None if from_files else args.dataset_name)
     return args, training_args
 

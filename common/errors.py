@@ -67,8 +67,6 @@ def run_as_command(main: Callable[[], object]) -> None:
         # Each library says in its own way that the disk is full; the last two are torch.save's.
         if any(words in str(error) for words in ("No space left", "unexpected pos", "file write failed")):
             fail("no space left on the device; free some and repeat the command")
-        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
-            fail(f"{error.filename}: {error.strerror}; set HF_HOME and --output_dir to folders that you can write to")
         if world_size() > 1 and has_lost_others(error):
             fail("another process of this run has ended or is out of reach; the same command resumes")
         if isinstance(error, (ImportError, RuntimeError, ValueError)) and "install" in str(error).lower():
@@ -154,6 +152,25 @@ def has_lost_others(error: Exception) -> bool:
     from torch.distributed import DistError
 
     return isinstance(error, DistError) or "gloo" in str(error).casefold()
+
+
+def check_cache() -> None:
+    """
+    Raises:
+        InputError: the libraries' cache cannot be written, as where a container's user has no home.
+    """
+    import tempfile
+
+    import datasets
+
+    cache = os.fspath(datasets.config.HF_DATASETS_CACHE)
+    try:
+        if cache.startswith("~"):  # what is left where nobody knows the home
+            raise NotADirectoryError(errno.ENOENT, "there is no home folder")
+        os.makedirs(cache, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+    except OSError as error:
+        raise InputError(f"{cache}: {error.strerror}; set HF_HOME to a folder that you can write to") from None
 
 
 def hub_answers(timeout: float = PROBE_SECONDS) -> bool:

@@ -480,8 +480,8 @@ def describe(datasets: Any, features: Any) -> dict[str, dict[str, Any]]:
 
     Returns:
         Of each split `data.window_facts`, `in_train` being questions about contexts of train; `classes`, the questions
-        with and without an answer; `trivial`, the scores of the better of two answers: the nearest name or number
-        (`nearest_name`), and none where some questions have none.
+        with and without an answer; `trivial`, what the nearest name or number scores (`nearest_name`), or, where
+        that is more and some questions have none, no answer.
     """
     facts = {}
     for split, (duplicates, in_train) in data.repetitions(datasets, "context").items():
@@ -522,10 +522,8 @@ def trivial_scores(dataset: Any, version_2: bool) -> dict[str, Any]:
     {'answer': 'The nearest name or number', 'scores': {'exact_match': 100.0, 'f1': 100.0}}
     """
     golds = dataset["answers"][:]
-    nearest = [
-        metrics.nearest_name(question, context) for question, context in data.columns(dataset, "question", "context")
-    ]
-    answers = {"The nearest name or number": nearest} | ({"No answer": [""] * len(golds)} if version_2 else {})
-    scores = {name: metrics.score("answers", golds, texts, version_2=version_2) for name, texts in answers.items()}
-    best = max(scores, key=lambda name: scores[name]["f1"])
-    return {"answer": best, "scores": scores[best]}
+    pairs = data.columns(dataset, "question", "context")
+    answers = [[metrics.nearest_name(*pair) for pair in pairs], *[[""] * len(golds)] * version_2]
+    scores = [metrics.score("answers", golds, texts, version_2=version_2) for texts in answers]
+    best = {name: max(of[name] for of in scores) for name in scores[0]}
+    return {"answer": "The nearest name or number" + ", or no answer" * version_2, "scores": best}

@@ -4,7 +4,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -49,17 +49,18 @@ def find_columns(
     Raises:
         InputError: a column is missing, or what is meant cannot be told; with the columns that are there.
     """
-    first_rows = {}
-    for source in sources.values():  # of JSON lines the first row may lack what others have
-        rows = [row for _, row in islice(source.rows(), 100)]
-        first_rows[source.name] = {name: value for row in reversed(rows) for name, value in row.items()}
-    empty = next((name for name, row in first_rows.items() if not row), None)
+    first_rows = {source.name: next(source.rows(), (None, None))[1] for source in sources.values()}
+    empty = next((name for name, row in first_rows.items() if row is None), None)
     if empty is not None:
         raise InputError(f"{empty}: holds no rows; check the file and its format")
     name, row = next(iter(first_rows.items()))
-    as_trained = ((trained or {}).get(of) or () for of in ("text_columns", "label_columns"))
-    as_trained = [known if all(column in row for column in known) else () for known in as_trained]
-    texts, labels = map(tuple, (text_columns or as_trained[0], label_columns or as_trained[1]))
+    given = {*(text_columns or ()), *(label_columns or ())}
+
+    def known(of: str) -> Sequence[str]:
+        names = (trained or {}).get(of) or ()
+        return names if all(row.get(name) not in (None, "") and name not in given for name in names) else ()
+
+    texts, labels = tuple(text_columns or known("text_columns")), tuple(label_columns or known("label_columns"))
     if not next(iter(sources.values())).has_header and len(row) <= count + 1:  # the texts, then the label
         texts = texts or tuple(row)[:count]
         labels = labels or tuple(column for column in row if column not in texts)[:1]
@@ -225,7 +226,7 @@ def checked_labels(
     withheld = {WITHHELD} if "+" not in everywhere and len(everywhere) != 2 and not several else set()
     datasets = without_unlabelled(datasets, withheld, several)
     values = of_split.get("train", everywhere) - withheld
-    if "train" in datasets and names is None and not several:
+    if "train" in datasets and names is None and not several and regression is not False:
         check_commas(data.source_name(datasets["train"], "train"), values)
     if several:
         values = {name for label in values for name in names_in(label)}
@@ -437,10 +438,11 @@ def describe(datasets: Any, features: Any, label_list: Sequence[str] | None) -> 
         labels = filter(None, data.column(dataset, "label")) if label_list is not None else ()
         classes = Counter(chain.from_iterable(map(names_in, labels)))
         trivial = None
-        if classes and split != "train" and "train" in facts:
+        if split != "train" and data.has_gold(dataset, "label") and facts.get("train", {}).get("classes"):
             commonest = max(facts["train"]["classes"], key=facts["train"]["classes"].get)
-            always = np.tile([1.0 if label == commonest else -1.0 for label in label_list], (len(windows), 1))
-            scores = metrics.label_scores(always, windows["labels"][:], label_list)
+            always = np.tile([1.0 if label == commonest else -1.0 for label in label_list], (len(dataset), 1))
+            gold = mean_over_windows(np.asarray(windows["labels"][:]), windows)
+            scores = metrics.label_scores(always, gold, label_list)
             trivial = {"answer": f"Always {commonest}", "scores": scores}
         cut = sum(whole > kept for whole, kept in data.columns(windows, "whole_length", "length"))
         facts[split] = data.window_facts(dataset, windows, in_train, "whole_length") | dict(

@@ -68,7 +68,7 @@ def choose_threshold(scores: np.ndarray, is_right: np.ndarray, goal: str) -> flo
         worth = np.where(held >= float(least), other, -1.0)
     # Of equals the one with the higher precision, or else recall: both change with the threshold in one direction.
     best = int(np.flatnonzero(worth == worth.max())[-1 if name == "precision" else 0])
-    return float((at[best] + (at[best - 1] if best else 0.0)) / 2) if worth[best] >= 0 else None
+    return (float(at[best]) + (float(at[best - 1]) if best else 0.0)) / 2 if worth[best] >= 0 else None
 
 
 def tune(goal: str | None, logits: np.ndarray, gold: np.ndarray, label_list: Sequence[str] | None) -> dict[str, Any]:
@@ -97,7 +97,9 @@ def fit_temperature(logits: np.ndarray, gold: np.ndarray) -> float:
     def loss(temperature: float) -> float:
         return -log_softmax(logits / temperature, axis=-1)[np.arange(len(gold)), gold].mean()
 
-    return float(minimize_scalar(loss, bounds=(0.1, 10.0), method="bounded").x)
+    found = float(minimize_scalar(loss, bounds=(0.1, 10.0), method="bounded").x)
+    # Where all answers are right the loss is 0 from some temperature down, and the search ends anywhere below it.
+    return next((limit for limit in (0.1, 10.0) if loss(limit) <= loss(found)), found)
 
 
 def within_limits(temperature: float) -> float:
@@ -131,6 +133,7 @@ def choose_thresholds(goal: str, logits: np.ndarray, gold: np.ndarray, label_lis
 
 def probabilities(logits: np.ndarray, several: bool) -> np.ndarray:
     """Of each class among all, or with `several` of each label by itself."""
+    logits = np.asarray(logits, dtype=np.float64)
     return expit(logits) if several else softmax(logits, axis=-1)
 
 

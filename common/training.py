@@ -179,9 +179,9 @@ class RecipeTrainer(Trainer):
         if self.args.process_index:
             torch.manual_seed(self.args.seed + self.args.process_index)
         result = super().train(*args, **kwargs)
-        if self.args.load_best_model_at_end:
-            best = Path(self.state.best_model_checkpoint or "").name
-            log.info("Kept: %s, the best on validation (%s).", best, self.state.best_metric)
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            best = Path(self.state.best_model_checkpoint).name
+            log.info("Kept: %s, %s %.4f.", best, self.args.metric_for_best_model, self.state.best_metric)
         self.check_weights()
         self.useful_tokens = int(self.accelerator.reduce(torch.as_tensor(self.useful_tokens, device=self.args.device)))
         return result
@@ -455,8 +455,8 @@ def span_loss(label_smoothing: float) -> Callable:
                 (outputs["start_logits"], outputs["end_logits"]), labels.unbind(1), strict=True
             )
         )
-        count = (labels != -100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-        return total / count
+        count = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        return total / max(count, 1)
 
     return compute_loss
 
@@ -606,11 +606,12 @@ def ignore_padding(model: nn.Module, args: Any, inputs: dict[str, torch.Tensor],
 
 
 def settings_of(name: str) -> dict[str, Any]:
-    """`recipe_settings` of a trained model, and whether it gives a row `several` labels, which nothing of the data says
-    where each row has one."""
+    """`recipe_settings` of a trained model; and whether it gives a row `several` labels, which nothing of the data says
+    where each row has one, or a score (`regression`)."""
     with hub_errors("model", name):
         config = AutoConfig.from_pretrained(name)
-    return recipe_settings(config) | {"several": config.problem_type == "multi_label_classification"}
+    kinds = {"several": "multi_label_classification", "regression": "regression"}
+    return recipe_settings(config) | {name: config.problem_type == kind for name, kind in kinds.items()}
 
 
 def model_label_list(name: str, labels: Sequence[str], is_trained: bool, new_head: bool = False) -> list[str] | None:

@@ -15,7 +15,7 @@ from itertools import accumulate, chain, groupby, pairwise
 from typing import Any
 
 import numpy as np
-from scipy.special import logsumexp, softmax
+from scipy.special import softmax
 
 from common import data, metrics
 from common.data import Row, Source
@@ -205,11 +205,11 @@ def sentence_rows(source: "Source", tokens_column: str | None = None, tags_colum
     if place is None or sentence is None or not isinstance(row.get(word), str):
         yield from chain([(place, row)] if place else [], rows)
         return
-    names = [sentence, *(["document"] if "document" in row else [])]
+    names = [sentence, *filter(None, [columns.get("document")])]
     known = dict.fromkeys(names, "")
 
     def named(row: Row) -> tuple:
-        known.update({name: row[1][name] for name in names if row[1].get(name)})
+        known.update({name: row[1][name] for name in names if row[1].get(name) not in (None, "")})
         return tuple(known.values())
 
     for (_, *document), group in groupby(chain([(place, row)], rows), key=named):
@@ -658,9 +658,9 @@ def legal_tags(
         tags.append([label_list[i] for i in path])
         before, after = [scores[0] + np.where(is_begin, 0.0, -1e9)], [np.zeros(len(types))]
         for score in scores[1:]:
-            before.append(logsumexp(before[-1][:, None] + penalty, axis=0) + score)
+            before.append(np.logaddexp.reduce(before[-1][:, None] + penalty, axis=0) + score)
         for score in scores[:0:-1]:
-            after.append(logsumexp(penalty + score + after[-1], axis=1))
+            after.append(np.logaddexp.reduce(penalty + score + after[-1], axis=1))
         shares = softmax(np.array(before) + after[::-1], axis=1)
         probabilities.append(shares[np.arange(len(path)), path].round(6).tolist())
     return tags, probabilities

@@ -346,7 +346,10 @@ class Classifier(Predictor):
             self.label_columns = ()
         if not args.text_columns and "text_columns" in self.trained and self.columns != tuple(as_trained):
             pairs = (f"{column} is read as {name}" for column, name in zip(self.columns, as_trained, strict=True))
-            print(f"{args.file}: {', '.join(pairs)} (--no_header if line 1 is data).", file=sys.stderr)
+            hint = " (--no_header if line 1 is data)" * (
+                source.has_header and Path(args.file).suffix in (".csv", ".tsv")
+            )
+            print(f"{args.file}: {', '.join(pairs)}{hint}.", file=sys.stderr)
 
     def has_text(self, row: dict[str, Any]) -> bool:
         return any(str(row.get(column) or "").strip() for column in self.columns) or not (set(self.columns) & set(row))
@@ -379,7 +382,8 @@ class Classifier(Predictor):
 
     def gold_of(self, place: str, row: dict[str, Any]) -> Any:
         """The right label of a row as the model spells it, or a list of them; None where it is not known."""
-        if not self.label_columns or any(row.get(column) is None for column in self.label_columns):
+        blank = (None, "") if len(self.label_columns) > 1 else (None,)
+        if not self.label_columns or any(row.get(column) in blank for column in self.label_columns):
             return None
         label = texts.label_of(f"{self.name}, {place}", row, self.label_columns, None)
         if self.several:

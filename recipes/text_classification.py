@@ -81,7 +81,7 @@ def load_datasets(args: Arguments, training_args: TrainingArguments) -> tuple[Da
     )
     options = dict(text_columns=columns, label_columns=label_columns, names=names, is_task=args.task_name is not None)
     datasets = data.load_splits(sources, texts.labelled_texts, FEATURES, **options)
-    regression = args.regression if args.task_name is None else names is None
+    regression = trained.get("regression", args.regression if args.task_name is None else names is None)
     datasets, label_list, several = texts.checked_labels(datasets, names, regression, trained.get("several"))
     thresholds.check_goal(args.threshold_for, label_list, several, training_args)
     if training_args.do_train and training_args.do_eval and "validation" not in datasets:

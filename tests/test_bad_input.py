@@ -107,7 +107,6 @@ FILES = [
     (text_classification, "deep.json", "[" * 100_000, "nested too deeply"),
     (text_classification, "number.jsonl", rows({"text": 5, "label": "yes"}), 'line 5: "text" is not a text (int)'),
     (text_classification, "lacking.jsonl", rows({"label": "yes"}), 'line 5: has no "text", only label; add it'),
-    (text_classification, "first.jsonl", [{"label": "yes"}, *rows({"text": "a"})], 'line 1: has no "text", only label'),
     (text_classification, "comma.csv", 'text,label\na,"5,5"\nb,5\n', 'labels such as "5,5" have a decimal comma'),
     (text_classification, "label_list.jsonl", rows({"text": "a", "label": [["yes"]]}), 'line 5: "label" is a list'),
     (text_classification, "nan.jsonl", rows({"text": "a", "label": float("nan")}), "line 5: "),

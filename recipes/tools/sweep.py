@@ -174,6 +174,7 @@ def summarize(setting: tuple[str, ...], of_setting: list[Run]) -> dict[str, Any]
         by_seed.setdefault(run.seed, []).extend(rows if run.fold else ())
     pooled = [row_scores(rows, record).get(metric) for rows in by_seed.values() if rows]
     wanted = record["arguments"]
+    best = str(wanted.get("metric_for_best_model")).removeprefix("eval_")
     is_whole = pooled and None not in pooled and len({len(rows) for rows in by_seed.values()}) == 1
     return {
         "setting": setting,
@@ -182,7 +183,7 @@ def summarize(setting: tuple[str, ...], of_setting: list[Run]) -> dict[str, Any]
         "mean": float(np.mean(scores)),
         "sd": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
         "trivial": float(np.mean(bases)) if bases else None,
-        "lower_is_better": wanted.get("greater_is_better") is False and wanted["metric_for_best_model"] == metric,
+        "lower_is_better": wanted.get("greater_is_better") is False and metric == best,
         "interval": bootstrap_interval(pooled) if is_whole else None,
     }
 
