@@ -11,6 +11,7 @@ from scipy.special import expit, log_softmax, softmax
 from common.errors import InputError
 
 log = logging.getLogger("recipes")
+LIMITS = (0.1, 10.0)  # of temperatures
 
 
 def check_goal(goal: str | None, label_list: Sequence[str] | None, several: bool, training_args: Any) -> None:
@@ -97,9 +98,9 @@ def fit_temperature(logits: np.ndarray, gold: np.ndarray) -> float:
     def loss(temperature: float) -> float:
         return -log_softmax(logits / temperature, axis=-1)[np.arange(len(gold)), gold].mean()
 
-    found = float(minimize_scalar(loss, bounds=(0.1, 10.0), method="bounded").x)
+    found = float(minimize_scalar(loss, bounds=LIMITS, method="bounded").x)
     # Where all answers are right the loss is 0 from some temperature down, and the search ends anywhere below it.
-    return next((limit for limit in (0.1, 10.0) if loss(limit) <= loss(found)), found)
+    return next((limit for limit in LIMITS if loss(limit) <= loss(found)), found)
 
 
 def within_limits(temperature: float) -> float:
@@ -108,7 +109,7 @@ def within_limits(temperature: float) -> float:
     >>> within_limits(1.5), within_limits(0.100001)
     (1.5, 1.0)
     """
-    if 0.11 < temperature < 9.5:
+    if 1.1 * LIMITS[0] < temperature < 0.95 * LIMITS[1]:
         log.info("Temperature, fitted on validation: %.3f; probabilities come from logits divided by it.", temperature)
         return temperature
     log.info("Temperature: 1, for the answers on validation do not determine one.")

@@ -28,11 +28,11 @@ from transformers import AutoConfig, AutoTokenizer, Trainer, TrainerCallback, Tr
 from common.errors import InputError, hub_errors, told_by_main_process
 from common.metrics import reported
 from common.packing import pack, replace_dropout
-from common.thresholds import within_limits
+from common.thresholds import LIMITS, within_limits
 
 log = logging.getLogger("recipes")
 SKIPPED_STEPS_AT_MOST = 30
-TEMPERATURES = np.geomspace(0.1, 10.0, 120)
+TEMPERATURES = np.geomspace(*LIMITS, 120)
 
 
 # The machine

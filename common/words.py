@@ -274,11 +274,10 @@ def tagged_row(
     if tokens_column is None and "text" in row and (tokens_name is None or {*SPAN_COLUMNS[:3]} & {*row}):
         return example | tagged_text(name, place, row)
     if tokens_name is None or tokens_name not in row:
-        remedy = (
-            "name it with --tokens_column, name the sentence of each word in a column sentence_id, call a file of a "
+        raise InputError(
+            f"{name}, {place}: no column of words among {list(row)}; name it with --tokens_column, name the sentence "
+            f"of each word in a column sentence_id, call a file of a word and its tag a line .conll, or {ONE_FORM}"
         )
-        remedy += f"word and its tag a line .conll, or {ONE_FORM}"
-        raise InputError(f"{name}, {place}: no column of words among {list(row)}; {remedy}")
     tokens = row[tokens_name]
     if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
         raise InputError(f'{name}, {place}: "{tokens_name}" is not a list of words, at least of one; {ONE_FORM}')

@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 RECIPES = {"ner": ner, "nli": nli, "qa": qa, "text_classification": text_classification}
 # Lines of code.
 BUDGETS = {f"recipes/{name}.py": 150 for name in RECIPES}
-BUDGETS |= {"common/*.py": 3324, "recipes/tools/*.py": 1557, "recipes/predict.py": 371, "recipes/glue.py": 300}
+BUDGETS |= {"common/*.py": 3324, "recipes/tools/*.py": 1553, "recipes/predict.py": 371, "recipes/glue.py": 300}
 # What a task decides.
 OWN_DEFAULTS = {"model_name_or_path", "dataset_name", "output_dir", "num_train_epochs", "learning_rate"}
 OWN_DEFAULTS |= {"per_device_train_batch_size", "per_device_eval_batch_size", "metric_for_best_model", "label_names"}

@@ -298,13 +298,8 @@ def reliability(rows: list[dict]) -> dict[str, Any]:
         axes.set(xlim=(0, 1.03), ylim=(0, 1.03))
 
     gap, noise = confidence.mean() - is_right.mean(), is_right.std() / len(is_right) ** 0.5
-    how = (
-        "about as sure as it is right"
-        if abs(gap) < max(0.03, 2 * noise)
-        else "too sure"
-        if gap > 0
-        else "less sure than it may be"
-    )
+    how = "too sure" if gap > 0 else "less sure than it may be"
+    how = "about as sure as it is right" if abs(gap) < max(0.03, 2 * noise) else how
     return chart(
         draw,
         f"Reliability: on the dotted line 0.7 would mean 7 of 10. Expected calibration error {error:.3f}; mean "

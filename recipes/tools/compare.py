@@ -5,14 +5,13 @@ python -m recipes.tools.compare runs/glue/x runs/glue/y          two benchmarks,
 """
 
 import json
-import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from common import data
-from common.errors import InputError, run_as_command
+from common.errors import InputError, OneLineParser, run_as_command
 from common.metrics import split_of, table
 from recipes.tools.statistics import RowScore, bootstrap_interval, mcnemar, scores_of_rows
 
@@ -167,14 +166,15 @@ def compare_runs(a: list[str], b: list[str]) -> tuple[list[list[Any]], list[str]
 
 
 def main() -> None:
-    if sys.argv[1:] in (["--help"], ["-h"]):
-        return print(__doc__)
-    if len(sys.argv) != 3 or not all(sys.argv[1:]):
+    parser = OneLineParser("python -m recipes.tools.compare", description=__doc__)
+    parser.add_argument("folders", nargs="*", help="--output_dir of two finished runs, or of two benchmarks")
+    folders = parser.parse_args().folders
+    if len(folders) != 2 or not all(folders):
         raise InputError(
             "name two finished runs of a task, make compare A=runs/nli-mrpc B=runs/mine, or two benchmarks, "
             "make compare A=runs/glue/x B=runs/glue/y"
         )
-    print(compare(*sys.argv[1:]))
+    print(compare(*folders))
 
 
 if __name__ == "__main__":

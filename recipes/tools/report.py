@@ -173,7 +173,8 @@ def answer_blocks(folder: Path, record: dict, rows: list[dict], split: str) -> l
 
 def run_blocks(record: dict[str, Any]) -> list[dict[str, Any]]:
     """All scores, and what repeats the run."""
-    scores = [[*split_of(name), number(value)] for name, value in record["results"].items()]
+    overall = {name: value for name, value in record["results"].items() if name.islower() or "Ans_" in name}
+    scores = [[*split_of(name), number(value)] for name, value in overall.items()]
     versions = ", ".join([record["started_at"], *(f"{name} {value}" for name, value in record["versions"].items())])
     all_scores = blocks.table(["split", "score", "value"], scores, "All scores.")
     return [all_scores, blocks.say(record["command"]), blocks.say(versions)]
